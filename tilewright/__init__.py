@@ -1,0 +1,54 @@
+"""Tilewright: an ML compiler for CPUs.
+
+    import tilewright as tw
+    exe = tw.compile("model.onnx")
+    y = exe(x)
+
+Importing the package loads nothing heavy: each public name is fetched from its module when it is first used.
+"""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .errors import (
+    InputError,
+    ModelError,
+    ScheduleError,
+    ShapeError,
+    TargetError,
+    TilewrightError,
+    UnsupportedError,
+    VerifyError,
+)
+
+if TYPE_CHECKING:
+    from .backends.executable import Executable, load
+    from .backends.target import Target
+    from .compiler.compile import compile
+    from .compiler.frontends import check
+    from .ir.types import TensorSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Executable", "InputError", "ModelError", "ScheduleError", "ShapeError", "Target", "TargetError", "TensorSpec",
+    "TilewrightError", "UnsupportedError", "VerifyError", "__version__", "check", "compile", "load",
+]
+
+_LAZY = {
+    "Executable": ".backends.executable", "load": ".backends.executable", "Target": ".backends.target",
+    "compile": ".compiler.compile", "check": ".compiler.frontends", "TensorSpec": ".ir.types",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
