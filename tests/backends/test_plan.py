@@ -1,0 +1,38 @@
+"""Plans survive JSON; text that is no plan is refused with one clear error."""
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tilewright.backends.plan import HostCall, KernelCall, Plan, PlanError, Slot
+from tilewright.ir.types import F32, I64, TensorType
+
+X, Y = TensorType(F32, (8, 64)), TensorType(F32, ())
+PLAN = Plan((("x", X),), (("y", Y),), (("w", X),), 128, (
+    KernelCall("k0", (Slot("input"), Slot("weight"), Slot("arena", 0, 64)), 7, Slot("arena", 0, 0), "matmul"),
+    HostCall("topk", "k=3", (Slot("arena", 0, 64), Slot("output")), (X, TensorType(I64, (3,))), 1, "topk_1")))
+
+
+def test_round_trip() -> None:
+    assert Plan.from_json(json.loads(json.dumps(PLAN.to_json()))) == PLAN
+    assert PLAN.symbols == ("k0",) and PLAN.host_calls == (PLAN.calls[1],)
+
+
+def _changed(path: tuple[str | int, ...], value: object) -> object:
+    data = json.loads(json.dumps(PLAN.to_json()))
+    at = data
+    for p in path[:-1]:
+        at = at[p]
+    at[path[-1]] = value
+    return data
+
+
+@pytest.mark.parametrize("data", [
+    None, [], {}, "x", _changed(("inputs",), 3), _changed(("inputs", 0), ["x"]), _changed(("inputs", 0, 1, 0), "f31"),
+    _changed(("inputs", 0, 1, 1), [-1]), _changed(("calls", 0, "args", 0, 1), 1), _changed(("calls", 0, "args", 0, 0), "stack"),
+    _changed(("calls", 0, "args", 2, 2), 129), _changed(("calls", 0, "symbol"), "a b"), _changed(("calls", 0, "trips"), "7"),
+    _changed(("calls", 0, "workspace"), ["arena", 0, -64]), _changed(("arena_bytes",), True)])
+def test_damaged(data: object) -> None:
+    with pytest.raises(PlanError):
+        Plan.from_json(data)

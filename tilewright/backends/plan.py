@@ -1,0 +1,172 @@
+"""The static plan of one compiled graph: which kernel runs when, on which buffers. Data only, JSON in and out.
+
+    Plan(inputs=(("x", f32[8,64]),), outputs=(("y", f32[8,10]),), weights=(("w", f32[64,10]),), arena_bytes=0,
+         calls=(KernelCall("matmul_0", (Slot("input", 0), Slot("weight", 0), Slot("output", 0)), trips=1),))
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from ..errors import TilewrightError
+from ..ir.types import DTYPES, TensorType
+
+SlotKind = Literal["input", "output", "weight", "arena"]
+ARENA_ALIGN = 64
+NamedType = tuple[str, TensorType]
+T = TypeVar("T")
+
+
+class PlanError(TilewrightError):
+    """Text that should be a plan is not one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a buffer lies: `offset` bytes into input, output or weight number `index`, or into the arena (index 0)."""
+
+    kind: SlotKind
+    index: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """symbol(args…, workspace, 0, trips, ctx). `workspace` is a slot in the arena, None: the kernel needs none.
+    `trips`: extent of the outermost parallel loop; parts of [0, trips) may run on different threads."""
+
+    symbol: str
+    args: tuple[Slot, ...]
+    trips: int = 1
+    workspace: Slot | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostCall:
+    """An irregular op, run by a function outside of the compiled code: table[k](args…), one pointer an argument,
+    where k is this call's position among the plan's HostCalls. `types` are those of the args, inputs then outputs."""
+
+    op: str
+    attrs: str
+    args: tuple[Slot, ...]
+    types: tuple[TensorType, ...]
+    n_inputs: int
+    label: str = ""
+
+
+Call = KernelCall | HostCall
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one call of the entry point does. `arena_bytes` is the size of the scratch memory (64-byte aligned)."""
+
+    inputs: tuple[NamedType, ...]
+    outputs: tuple[NamedType, ...]
+    weights: tuple[NamedType, ...] = ()
+    arena_bytes: int = 0
+    calls: tuple[Call, ...] = ()
+
+    @property
+    def host_calls(self) -> tuple[HostCall, ...]:
+        """In the order of the table of host functions."""
+        return tuple(c for c in self.calls if isinstance(c, HostCall))
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The kernels' names, each once, in order of first use."""
+        return tuple(dict.fromkeys(c.symbol for c in self.calls if isinstance(c, KernelCall)))
+
+    def check(self) -> None:
+        """Raises PlanError where a slot points at nothing; everything that comes from a file passes here."""
+        counts = {"input": len(self.inputs), "output": len(self.outputs), "weight": len(self.weights), "arena": 1}
+        for c in self.calls:
+            extra = (c.workspace,) if isinstance(c, KernelCall) and c.workspace else ()
+            for s in (*c.args, *extra):
+                if not 0 <= s.index < counts.get(s.kind, 0) or s.offset < 0:
+                    raise PlanError(f"{c.label or 'call'}: {s} lies outside of the plan")
+                if s.kind == "arena" and s.offset > self.arena_bytes:
+                    raise PlanError(f"{c.label or 'call'}: {s} lies outside of the arena of {self.arena_bytes} bytes")
+            if isinstance(c, KernelCall) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", c.symbol):
+                raise PlanError(f"{c.symbol!r} is no symbol")
+
+    def to_json(self) -> dict[str, object]:
+        return {"inputs": _types_json(self.inputs), "outputs": _types_json(self.outputs), "weights": _types_json(self.weights),
+                "arena_bytes": self.arena_bytes, "calls": [_call_json(c) for c in self.calls]}
+
+    @staticmethod
+    def from_json(data: object) -> Plan:
+        """Inverse of `to_json`; raises PlanError for anything that is no plan."""
+        try:
+            plan = _plan(_get(data, "", dict))
+        except (KeyError, IndexError, ValueError) as e:
+            raise PlanError(f"damaged plan: {e}") from None
+        plan.check()
+        return plan
+
+
+def type_json(t: TensorType) -> list[object]:
+    return [t.dtype.name, list(t.shape)]
+
+
+def type_from_json(data: object) -> TensorType:
+    """Inverse of `type_json`; raises PlanError."""
+    if not isinstance(data, list) or len(data) != 2 or data[0] not in DTYPES or not isinstance(data[1], list) \
+            or not all(type(n) is int and n >= 0 for n in data[1]):
+        raise PlanError(f"damaged plan: {data!r} is no tensor type")
+    return TensorType(DTYPES[data[0]], tuple(data[1]))
+
+
+def _types_json(items: Sequence[NamedType]) -> list[object]:
+    return [[name, type_json(t)] for name, t in items]
+
+
+def _slot_json(s: Slot | None) -> list[object] | None:
+    return None if s is None else [s.kind, s.index, s.offset]
+
+
+def _call_json(c: Call) -> dict[str, object]:
+    args = [_slot_json(s) for s in c.args]
+    if isinstance(c, KernelCall):
+        return {"symbol": c.symbol, "args": args, "trips": c.trips, "workspace": _slot_json(c.workspace), "label": c.label}
+    return {"op": c.op, "attrs": c.attrs, "args": args, "types": [type_json(t) for t in c.types], "n_inputs": c.n_inputs, "label": c.label}
+
+
+def _get(data: object, key: str, kind: type[T]) -> T:
+    """data[key] (data itself for ""), which must be a `kind`."""
+    x = data if not key else data[key] if isinstance(data, dict) else None
+    if type(x) is not kind:
+        raise ValueError(f"{key or 'plan'} is not a {kind.__name__}")
+    return x
+
+
+def _list(data: object, key: str, item: Callable[[object], T]) -> tuple[T, ...]:
+    return tuple(item(x) for x in _get(data, key, list))
+
+
+def _named(data: object) -> NamedType:
+    name, t = _get(data, "", list)
+    return _get(name, "", str), type_from_json(t)
+
+
+def _slot(data: object) -> Slot:
+    kind, index, offset = _get(data, "", list)
+    if kind not in ("input", "output", "weight", "arena"):
+        raise ValueError(f"{kind!r} is no kind of slot")
+    return Slot(kind, _get(index, "", int), _get(offset, "", int))
+
+
+def _call(data: object) -> Call:
+    d = _get(data, "", dict)
+    args, label = _list(d, "args", _slot), _get(d, "label", str)
+    if "symbol" in d:
+        return KernelCall(_get(d, "symbol", str), args, _get(d, "trips", int), _slot(d["workspace"]) if d["workspace"] else None, label)
+    return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, _list(d, "types", type_from_json), _get(d, "n_inputs", int), label)
+
+
+def _plan(d: dict[str, object]) -> Plan:
+    return Plan(_list(d, "inputs", _named), _list(d, "outputs", _named), _list(d, "weights", _named), _get(d, "arena_bytes", int),
+                _list(d, "calls", _call))
