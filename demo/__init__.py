@@ -1,0 +1,1 @@
+"""Worked examples; `python -m demo.read_words` is `make demo`."""
