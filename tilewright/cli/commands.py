@@ -1,0 +1,206 @@
+"""The commands. Each is thin: options to values, one call into the compiler, values to text."""
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import __version__
+from .console import duration, note, size, table
+
+if TYPE_CHECKING:
+    from ..backends.executable import Executable
+
+app = typer.Typer(name="tilewright", help="An ML compiler for CPUs: a model in, native code out.", no_args_is_help=True,
+                  add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich" if sys.stdout.isatty() else None)
+
+
+class Stage(StrEnum):
+    """What `inspect` shows: the graph after its passes, the fused groups, their loops, LLVM IR, assembly."""
+
+    graph = "graph"
+    fused = "fused"
+    loops = "loops"
+    llvm = "llvm"
+    asm = "asm"
+
+
+class Precision(StrEnum):
+    """The precision that contractions may use."""
+
+    f32 = "f32"
+
+
+EXPORTS = (".so", ".o", ".a", ".ll", ".s")
+
+Model = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="MODEL",
+                                       help="an ONNX file; run and bench also take .twx (compiled) and .twg (graph snapshot)")]
+TargetName = Annotated[str, typer.Option("--target", help="native, x86-64-v3, aarch64+dotprod, …; see `tilewright targets`")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="threads at run time; default: the cores this process may use")]
+ShapeTexts = Annotated[list[str] | None, typer.Option("--shape", metavar="NAME=DIMS", help="an input's shape, such as x=1,3,224,224")]
+InputTexts = Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help="an input's value, a .npy file")]
+Seed = Annotated[int | None, typer.Option("--random", metavar="SEED", min=0, help="random values for the inputs not given")]
+Schedules = Annotated[Path | None, typer.Option("--schedules", exists=True, dir_okay=False, help="a tuning log to take schedules from")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="neither read nor write the cache of compiled kernels")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version and leave", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error (anywhere on the line)")] = False,
+) -> None:
+    if version:
+        typer.echo(f"tilewright {__version__}")
+        raise typer.Exit()
+
+
+@app.command("compile")
+def compile_(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="what to write, by its suffix: .twx, .so, .o, .a, .ll or .s")],
+    target: TargetName = "native",
+    threads: Threads = None,
+    precision: Precision = Precision.f32,
+    shape: ShapeTexts = None,
+    schedules: Schedules = None,
+    no_cache: NoCache = False,
+    header: Annotated[bool, typer.Option(help="write a C header beside .so, .o and .a")] = True,
+) -> None:
+    """Compiles a model into a file.
+
+    A .twx is for `tilewright.load`; .so, .o and .a come with a C header; .ll and .s are text.
+    """
+    if output.suffix not in (".twx", *EXPORTS):
+        raise typer.BadParameter(f"{output.name!r} does not end in {', '.join(('.twx', *EXPORTS))}", param_hint="--output")
+    if not output.parent.is_dir():
+        raise typer.BadParameter(f"folder {str(output.parent)!r} does not exist", param_hint="--output")
+    exe = _compile(model, target, threads, precision, shape, schedules, no_cache)
+    if output.suffix == ".twx":
+        exe.save(output)
+    else:
+        exe.export(output, header=header and output.suffix in (".so", ".o", ".a"))
+    note(f"{output}: {size(output.stat().st_size)} for {target}")
+
+
+@app.command()
+def run(
+    model: Model,
+    inputs: InputTexts = None,
+    random: Seed = None,
+    shape: ShapeTexts = None,
+    output: Annotated[Path | None, typer.Option("--output", file_okay=False, help="folder for the outputs, one .npy each")] = None,
+    target: TargetName = "native",
+    threads: Threads = None,
+    precision: Precision = Precision.f32,
+    schedules: Schedules = None,
+    no_cache: NoCache = False,
+) -> None:
+    """Runs a model once and describes its outputs."""
+    from .arguments import gather, parse_inputs, parse_shapes
+    from .results import describe, save
+    given, shapes = parse_inputs(inputs or ()), parse_shapes(shape or ())
+    exe = _open(model, target, threads, precision, schedules, no_cache)
+    results = exe.run(gather(exe.inputs, given, shapes, random))
+    table(("output", "type", "min", "max", "mean", "NaN"), [describe(n, a) for n, a in results.items()], numbers=(2, 3, 4, 5))
+    if output is not None:
+        save(results, output)
+
+
+@app.command()
+def bench(
+    model: Model,
+    inputs: InputTexts = None,
+    random: Seed = 0,
+    shape: ShapeTexts = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="how long to measure, after the warm-up")] = 2.0,
+    target: TargetName = "native",
+    threads: Threads = None,
+    precision: Precision = Precision.f32,
+    schedules: Schedules = None,
+    no_cache: NoCache = False,
+) -> None:
+    """Times calls of a model, with given or random inputs."""
+    from .arguments import gather, parse_inputs, parse_shapes
+    from .timing import measure
+    given, shapes = parse_inputs(inputs or ()), parse_shapes(shape or ())
+    exe = _open(model, target, threads, precision, schedules, no_cache)
+    values = gather(exe.inputs, given, shapes, random)
+    t = measure(lambda: exe.run(values), seconds)
+    table(("median", "10%", "90%", "min", "calls"),
+          [(duration(t.median), duration(t.low), duration(t.high), duration(t.least), str(t.calls))], numbers=(0, 1, 2, 3, 4))
+
+
+@app.command()
+def inspect(
+    model: Model,
+    stage: Annotated[Stage, typer.Option(help="what to show")] = Stage.graph,
+    target: TargetName = "native",
+    group: Annotated[str | None, typer.Option(help="one fused group only, by number or name")] = None,
+    shape: ShapeTexts = None,
+) -> None:
+    """Prints a model on its way to machine code."""
+    from ..compiler.compile import inspect as text_of
+    from .arguments import parse_shapes
+    typer.echo(text_of(model, stage=stage.value, target=_target(target), shapes=parse_shapes(shape or ()), group=group))
+
+
+@app.command()
+def check(model: Model) -> None:
+    """Lists the nodes that cannot be compiled.
+
+    The exit code is 1 if there is one.
+    """
+    from ..compiler.frontends import check as problems_of
+    problems = problems_of(model)
+    if not problems:
+        typer.echo("everything in this model is supported")
+        return
+    table(("node", "op", "opset", "why", "what to do"), [(p.name, p.op, str(p.opset), p.why, p.workaround) for p in problems])
+    raise typer.Exit(1)
+
+
+@app.command()
+def targets() -> None:
+    """Lists the targets, and what this machine is."""
+    from ..backends.target import Target, known_features, known_targets, runs_here
+    known = [Target.parse(name) for name in known_targets()]
+    rows = [(n, t.arch, t.cpu, f"{8 * t.vector_bytes} bits x {t.vector_registers}", "yes" if t.has_fma else "no",
+             "yes" if runs_here(t) else "no") for n, t in zip(known_targets(), known, strict=True)]
+    table(("target", "architecture", "cpu", "vectors", "fma", "runs here"), rows)
+    host = Target.host()
+    typer.echo(f"\nthis machine: {host.cores} cores, caches {size(host.l1d)}, {size(host.l2)}, {size(host.l3)}")
+    for arch in ("x86_64", "aarch64"):
+        typer.echo(f"features to add with + ({arch}): {' '.join(known_features(arch))}")
+
+
+def _target(name: str) -> str:
+    """`name`, if it is a target's; bad usage if not."""
+    from ..backends.target import Target
+    from ..errors import TargetError
+    try:
+        Target.parse(name)
+    except TargetError as e:
+        raise typer.BadParameter(str(e), param_hint="--target") from None
+    return name
+
+
+def _compile(model: Path, target: str, threads: int | None, precision: Precision, shape: list[str] | None,
+             schedules: Path | None, no_cache: bool) -> Executable:
+    from ..compiler.compile import compile
+    from .arguments import parse_shapes
+    return compile(model, inputs=parse_shapes(shape or ()) or None, target=_target(target), threads=threads, precision=precision.value,
+                   schedules=schedules, cache=not no_cache)
+
+
+def _open(model: Path, target: str, threads: int | None, precision: Precision, schedules: Path | None, no_cache: bool) -> Executable:
+    """An executable for `model`: loaded from a .twx file, else compiled."""
+    if model.suffix != ".twx":
+        return _compile(model, target, threads, precision, None, schedules, no_cache)
+    from ..backends.executable import load
+    if target != "native" or schedules is not None:
+        raise typer.BadParameter(f"{model.name} is compiled already; --target and --schedules come too late", param_hint="MODEL")
+    return load(model)
