@@ -1,0 +1,132 @@
+"""What kind of computation an op is, derived from its tensor computations; fusion decides on nothing else.
+
+    layout       every element is one element of one input, moved: reshape, transpose, slice, pad, concat
+    map          an element from a few elements: arithmetic, select, gather; no reduction
+    reduce       reductions, with maps around them: sums, pooling, softmax, layer norm
+    contraction  a sum of products of two operands over distinct axes: matmul, convolution
+    irregular    no computation given: a host function
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .affine import linear
+from .expr import Axis, Buffer, Call, Cast, Expr, Load, Reduce, axes_of, loads, reduces, walk
+from .program import Compute
+
+EXPENSIVE = frozenset({"exp", "log", "expm1", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
+                       "asinh", "acosh", "atanh", "erf", "pow", "atan2", "fmod"})
+_MEDIUM = frozenset({"div", "sqrt", "floordiv", "mod"})
+
+
+def kind(computes: Sequence[Compute] | None) -> str:
+    """The kind of an op from its computations (None or empty: irregular)."""
+    if not computes:
+        return "irregular"
+    if any(is_contraction(c) for c in computes):
+        return "contraction"
+    if any(reduces(c.body) for c in computes):
+        return "reduce"
+    return "layout" if len(computes) == 1 and is_layout(computes[0].body) else "map"
+
+
+def is_contraction(c: Compute) -> bool:
+    """Sum over a product of two loads, each perhaps cast, scaled or guarded, where each operand has an axis of the result
+    (or of the reduction) that the other lacks. A row's sum of squares or a dot product of equal index is not one."""
+    for r in reduces(c.body):
+        if r.kind == "sum" and (pair := product_loads(r.body)):
+            a, b = (set().union(*(axes_of(i) for i in x.index)) if x.index else set() for x in pair)
+            if (a & b) & set(r.axes) and a - b and b - a:
+                return True
+    return False
+
+
+def product_loads(body: Expr) -> tuple[Load, Load] | None:
+    """The two loads of a body `f(x) * g(w)`, where f and g are casts or differences with a zero point, else None."""
+    while isinstance(body, Cast):
+        body = body.arg
+    if not (isinstance(body, Call) and body.fn == "mul"):
+        return None
+    sides = [_factor(a) for a in body.args]
+    return None if sides[0] is None or sides[1] is None else (sides[0], sides[1])
+
+
+def _factor(e: Expr) -> Load | None:
+    while isinstance(e, Cast) or isinstance(e, Call) and e.fn == "sub":
+        e = e.arg if isinstance(e, Cast) else e.args[0]
+    return e if isinstance(e, Load) else None
+
+
+def is_layout(body: Expr) -> bool:
+    """Only loads, guards and choices between loads by position; index arithmetic does not depend on data."""
+    found = loads(body)
+    inner = {id(n) for x in found for i in (*x.index, *((x.where,) if x.where is not None else ())) for n in walk(i)}
+    if not found or any(id(x) in inner for x in found) or len({x.buffer.dtype for x in found}) != 1:
+        return False
+    return _moves(body)
+
+
+def _moves(e: Expr) -> bool:
+    match e:
+        case Load(_, index, _, _):
+            return not any(isinstance(n, (Load, Reduce)) for i in index for n in walk(i))
+        case Call("select", (cond, a, b), _):
+            return not loads(cond) and all(_moves(x) or not loads(x) for x in (a, b))
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How the computes of one op read one of its inputs.
+
+    same:      every load is at the result's own index, outside any reduction, in a result of the input's shape.
+    pointwise: each dimension is indexed by the result's axis of that place (counted from the right) or is broadcast; no reduction.
+    rows:      in every compute, dimension k is indexed by that compute's axis k or by one of its reduce axes.
+    """
+
+    same: bool
+    pointwise: bool
+    rows: bool
+    loads: int
+
+
+def access(computes: Sequence[Compute], buffer: Buffer) -> Access:
+    same = pointwise = rows = True
+    count = 0
+    for c in computes:
+        inside = {id(n) for r in reduces(c.body) for n in walk(r.body)}
+        for x in loads(c.body):
+            if x.buffer.name != buffer.name:
+                continue
+            count += 1
+            own = c.axes[len(c.axes) - len(x.index):]
+            plain = x.where is None and id(x) not in inside and len(own) == len(x.index)
+            hits = [_axis(i) for i in x.index]
+            same &= plain and c.buffer.shape == buffer.shape and all(
+                h == a or a.extent == 1 and n == 1 for h, a, n in zip(hits, own, buffer.shape, strict=True))
+            pointwise &= plain and all(h == a or n == 1 for h, a, n in zip(hits, own, buffer.shape, strict=True))
+            rows &= x.where is None and all(n == 1 or h is not None and (h in c.reduce_axes or k < len(c.axes) and h == c.axes[k])
+                                            for k, (h, n) in enumerate(zip(hits, buffer.shape, strict=True)))
+    return Access(same, pointwise, rows, count)
+
+
+def _axis(e: Expr) -> Axis | None:
+    x = linear(e)
+    if x.const == 0 and len(x.terms) == 1 and x.terms[0][1] == 1 and isinstance(x.terms[0][0], Axis):
+        return x.terms[0][0]
+    return None
+
+
+def cost(body: Expr) -> int:
+    """Rough cost of one element in simple operations: an exp counts 16, a division 4, index arithmetic nothing."""
+    index = {id(n) for x in loads(body) for i in x.index for n in walk(i)}
+    total = 0
+    for n in walk(body):
+        if isinstance(n, Call) and id(n) not in index:
+            total += 16 if n.fn in EXPENSIVE else 4 if n.fn in _MEDIUM else 1
+        elif isinstance(n, Load) and any(isinstance(m, Load) for i in n.index for m in walk(i)):
+            total += 4
+        elif isinstance(n, Cast):
+            total += 1
+    return total
