@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import typer
 
+from ..compiler.frontends.source import UNKNOWN_RANK, InputSpec, OptionalSpec
+from ..errors import UnsupportedError
 from ..ir.types import Dim, TensorSpec
 
 Shapes = dict[str, tuple[int, ...]]
@@ -48,13 +50,13 @@ def parse_inputs(texts: Iterable[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def gather(specs: Sequence[TensorSpec], given: Mapping[str, np.ndarray], shapes: Shapes, seed: int | None) -> dict[str, np.ndarray]:
+def gather(specs: Sequence[InputSpec], given: Mapping[str, np.ndarray], shapes: Shapes, seed: int | None) -> dict[str, np.ndarray]:
     """One array for each input of a model: from `given`, the others at random from `seed` with the spec's or `shapes`' dimensions."""
-    names = [s.name for s in specs]
-    for option, found in (("--input", given), ("--shape", shapes)):
-        if extra := [n for n in found if n not in names]:
-            raise typer.BadParameter(f"the model has no input {extra[0]!r}; it has {', '.join(names) or 'none'}", param_hint=option)
-    missing = [s for s in specs if s.name not in given]
+    check_names(specs, given, "--input")
+    check_names(specs, shapes, "--shape")
+    if lists := [s.name for s in specs if not isinstance(s, TensorSpec | OptionalSpec)]:
+        raise UnsupportedError(f"input {lists[0]!r} is a list of tensors, which the command line cannot pass; call the model from Python")
+    missing = [s for s in specs if s.name not in given and isinstance(s, TensorSpec)]
     if missing and seed is None:
         raise typer.BadParameter(f"no value for {', '.join(map(str, missing))}; give each as NAME=FILE.npy, or pass --random SEED",
                                  param_hint="--input")
@@ -62,8 +64,18 @@ def gather(specs: Sequence[TensorSpec], given: Mapping[str, np.ndarray], shapes:
     return dict(given) | {s.name: random_array(rng, s.dtype, concrete(s, shapes)) for s in missing}
 
 
+def check_names(specs: Sequence[InputSpec], found: Iterable[str], option: str) -> None:
+    """Bad usage where `found` names an input that the model does not have."""
+    names = [s.name for s in specs]
+    for name in found:
+        if name not in names:
+            raise typer.BadParameter(f"the model has no input {name!r}; it has {', '.join(names) or 'none'}", param_hint=option)
+
+
 def concrete(spec: TensorSpec, shapes: Shapes) -> tuple[int, ...]:
     """The spec's shape with the symbolic dimensions taken from `shapes`."""
+    if spec.name in shapes and spec.shape == UNKNOWN_RANK:
+        return shapes[spec.name]
     shape: tuple[Dim, ...] = shapes.get(spec.name, spec.shape)
     if len(shape) != len(spec.shape) or any(isinstance(d, int) and d != n for d, n in zip(spec.shape, shape, strict=True)):
         raise typer.BadParameter(f"{spec.name}={','.join(map(str, shape))} does not fit the model's {spec}", param_hint="--shape")

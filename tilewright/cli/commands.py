@@ -13,6 +13,7 @@ from .console import duration, note, size, table
 
 if TYPE_CHECKING:
     from ..backends.executable import Executable
+    from ..ir.graph import Graph
 
 app = typer.Typer(name="tilewright", help="An ML compiler for CPUs: a model in, native code out.", no_args_is_help=True,
                   add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich" if sys.stdout.isatty() else None)
@@ -37,7 +38,7 @@ class Precision(StrEnum):
 EXPORTS = (".so", ".o", ".a", ".ll", ".s")
 
 Model = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True, metavar="MODEL",
-                                       help="an ONNX file; run and bench also take .twx (compiled) and .twg (graph snapshot)")]
+                                       help="an ONNX file; or a graph snapshot (.twg); run and bench also take a compiled .twx")]
 TargetName = Annotated[str, typer.Option("--target", help="native, x86-64-v3, aarch64+dotprod, …; see `tilewright targets`")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="threads at run time; default: the cores this process may use")]
 ShapeTexts = Annotated[list[str] | None, typer.Option("--shape", metavar="NAME=DIMS", help="an input's shape, such as x=1,3,224,224")]
@@ -101,10 +102,10 @@ def run(
 ) -> None:
     """Runs a model once and describes its outputs."""
     from .arguments import gather, parse_inputs, parse_shapes
-    from .results import describe, save
+    from .results import describe, flatten, save
     given, shapes = parse_inputs(inputs or ()), parse_shapes(shape or ())
     exe = _open(model, target, threads, precision, schedules, no_cache)
-    results = exe.run(gather(exe.inputs, given, shapes, random))
+    results = flatten(exe.run(gather(exe.inputs, given, shapes, random)))
     table(("output", "type", "min", "max", "mean", "NaN"), [describe(n, a) for n, a in results.items()], numbers=(2, 3, 4, 5))
     if output is not None:
         save(results, output)
@@ -145,7 +146,7 @@ def inspect(
     """Prints a model on its way to machine code."""
     from ..compiler.compile import inspect as text_of
     from .arguments import parse_shapes
-    typer.echo(text_of(model, stage=stage.value, target=_target(target), shapes=parse_shapes(shape or ()), group=group))
+    typer.echo(text_of(_source(model), stage=stage.value, target=_target(target), shapes=parse_shapes(shape or ()), group=group))
 
 
 @app.command()
@@ -188,12 +189,22 @@ def _target(name: str) -> str:
     return name
 
 
+def _source(model: Path) -> Path | Graph:
+    """What the compiler takes: the path of an ONNX file, or the graph in a snapshot that TILEWRIGHT_DUMP left."""
+    if model.suffix == ".twx":
+        raise typer.BadParameter(f"{model.name} is compiled already; give the ONNX file it was made from", param_hint="MODEL")
+    if model.suffix != ".twg":
+        return model
+    from ..ir.text import load_graph
+    return load_graph(model)
+
+
 def _compile(model: Path, target: str, threads: int | None, precision: Precision, shape: list[str] | None,
              schedules: Path | None, no_cache: bool) -> Executable:
     from ..compiler.compile import compile
     from .arguments import parse_shapes
-    return compile(model, inputs=parse_shapes(shape or ()) or None, target=_target(target), threads=threads, precision=precision.value,
-                   schedules=schedules, cache=not no_cache)
+    return compile(_source(model), inputs=parse_shapes(shape or ()) or None, target=_target(target), threads=threads,
+                   precision=precision.value, schedules=schedules, cache=not no_cache)
 
 
 def _open(model: Path, target: str, threads: int | None, precision: Precision, schedules: Path | None, no_cache: bool) -> Executable:

@@ -2,16 +2,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+
+from ..compiler.frontends.source import Data
+
+
+def flatten(results: Mapping[str, Data]) -> dict[str, np.ndarray]:
+    """Outputs by name; the elements of a list are named "name[0]", "name[1]", …, absent outputs are left out."""
+    return {name: a for key, data in results.items() for name, a in _leaves(key, data)}
+
+
+def _leaves(name: str, data: Data) -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(data, np.ndarray):
+        yield name, data
+    elif data is not None:
+        for k, element in enumerate(data):
+            yield from _leaves(f"{name}[{k}]", element)
 
 
 def describe(name: str, array: np.ndarray) -> tuple[str, str, str, str, str, str]:
     """(name, type, least, greatest, mean, number of NaNs) of an array, as text; NaNs are left out of the first three."""
     kind = f"{array.dtype}[{','.join(map(str, array.shape))}]"
-    values = array.astype(np.float64).ravel() if array.dtype != object else np.empty(0)
+    values = array.astype(np.float64).ravel()
     nan = np.isnan(values)
     values = values[~nan]
     if not values.size:
