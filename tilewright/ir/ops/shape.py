@@ -190,7 +190,7 @@ def _reshape(n: OnnxNode, b: GraphBuilder) -> Value:
         raise ShapeError(f"Reshape {n.name!r}: {list(target)} is no shape; at most one dimension may be -1")
     if -1 in dims:
         rest = -math.prod(dims)
-        if rest == 0 and x.type.size or rest and x.type.size % rest:
+        if (rest == 0 and x.type.size) or (rest and x.type.size % rest):
             raise ShapeError(f"Reshape {n.name!r}: {x.type} does not divide into {list(target)}")
         dims[dims.index(-1)] = x.type.size // rest if rest else 0
     return reshape(b, x, dims)

@@ -34,7 +34,7 @@ class Slice(Op):
         if not len(attrs.starts) == len(attrs.steps) == len(attrs.sizes) == x.rank:
             raise self.fail(f"starts, steps and sizes need {x.rank} entries each, got {attrs}")
         for k, (a, s, m, n) in enumerate(zip(attrs.starts, attrs.steps, attrs.sizes, x.shape, strict=True)):
-            if m < 0 or m and not (0 <= a < n and 0 <= a + (m - 1) * s < n):
+            if m < 0 or (m and not (0 <= a < n and 0 <= a + (m - 1) * s < n)):
                 raise self.fail(f"dimension {k}: {m} elements from {a} by {s} leave the extent {n}")
         return (TensorType(x.dtype, attrs.sizes),)
 
