@@ -1,0 +1,125 @@
+"""Scalar functions of ir/functions.py as LLVM IR, for scalars and for vectors of any number of lanes.
+
+`emit_call` works on register values (see convert.py). f16 and bf16 compute in f32 and round after every function.
+No emitted code ever calls a library: what hardware lacks is straight-line code here, in vecmath.py and trigmath.py.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llvmlite import ir
+
+from ...ir.expr import COMPARISONS
+from ...ir.types import BOOL, F32, F64, DType
+from . import intmath, trigmath, vecmath
+from .convert import emit_cast, has_feature, is_arm64, is_x86, load_convert, memory_type, register_type, round_to, store_convert
+from .lanes import V, intrinsic, splat
+
+if TYPE_CHECKING:
+    from ..target import Target
+
+__all__ = ["emit_call", "emit_cast", "load_convert", "memory_type", "register_type", "splat", "store_convert"]
+
+_PREDICATES = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+# f32 and f64 forms; where there is no f32 form the function runs in f64
+_F64: dict[str, Callable[[V], V]] = {
+    "exp": vecmath.exp64, "log": vecmath.log64, "expm1": vecmath.expm1_64, "log1p": vecmath.log1p_64,
+    "sinh": vecmath.sinh64, "cosh": vecmath.cosh64, "tanh": vecmath.tanh64, "asinh": vecmath.asinh64,
+    "acosh": vecmath.acosh64, "atanh": vecmath.atanh64, "asin": trigmath.asin64, "acos": trigmath.acos64,
+    "atan": trigmath.atan64, "erf": trigmath.erf64}
+_F32: dict[str, Callable[[V], V]] = {
+    "exp": vecmath.exp32, "log": vecmath.log32, "tanh": vecmath.tanh32, "erf": vecmath.erf32}
+
+
+def emit_call(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType, target: Target) -> ir.Value:
+    """`fn` of register values; `dtype` is the operands' (for select: the values'). The result has that dtype, and
+    bool for comparisons, isnan and isinf."""
+    if fn == "select":
+        return b.select(*args)
+    if fn in COMPARISONS:
+        return _compare(b, fn, args, dtype)
+    if dtype is BOOL:
+        return intmath.boolean(b, fn, args)
+    if not dtype.is_float:
+        return intmath.integer(b, fn, args, dtype)
+    if fn in ("isnan", "isinf"):
+        x = V(b, args[0])
+        return (x.isnan() if fn == "isnan" else x.abs().eq(vecmath.INF)).v
+    y = _float(b, fn, args, dtype, target)
+    return round_to(b, y, dtype, target) if dtype.bits == 16 and fn not in _EXACT else y
+
+
+_EXACT = frozenset({"neg", "abs", "sign", "min", "max", "floor", "ceil", "round", "trunc"})  # half in, same half grid out
+
+
+def _compare(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType) -> ir.Value:
+    op = _PREDICATES[fn]
+    if dtype.is_float:
+        return (b.fcmp_unordered if fn == "ne" else b.fcmp_ordered)(op, *args)
+    return (b.icmp_signed if dtype.kind == "i" else b.icmp_unsigned)(op, *args)
+
+
+def _float(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType, target: Target) -> ir.Value:
+    flags = ("contract",) if dtype.bits >= 32 else ()  # halves round between the two
+    match fn:
+        case "add": return b.fadd(*args, flags=flags)
+        case "sub": return b.fsub(*args, flags=flags)
+        case "mul": return b.fmul(*args, flags=flags)
+        case "div": return b.fdiv(*args)
+        case "neg": return b.fneg(args[0])
+    x = V(b, args[0])
+    match fn:
+        case "abs": return x.abs().v
+        case "sqrt": return x.sqrt().v
+        case "sign": return x.lt(0.0).where(x.of(-1.0), x.gt(0.0).where(x.of(1.0), x.isnan().where(x, 0.0))).v
+        case "min" | "max": return _minmax(x, V(b, args[1]), fn, target).v
+        case "floor" | "ceil" | "round" | "trunc": return _to_integral(x, fn, target).v
+    if fn in ("pow", "atan2", "fmod", "mod", "floordiv"):
+        return _binary(fn, x, V(b, args[1]), dtype, target)
+    return _unary(fn, x, dtype).v
+
+
+def _unary(fn: str, x: V, dtype: DType) -> V:
+    wide = dtype is F64
+    if fn in ("sin", "cos", "tan"):
+        d = x if wide else x.f64()
+        y = trigmath.tan64(d, not wide) if fn == "tan" else trigmath.sincos64(d, not wide)[fn == "cos"]
+        return y if wide else y.f32()
+    if not wide and fn in _F32:
+        return _F32[fn](x)
+    return _F64[fn](x) if wide else _F64[fn](x.f64()).f32()
+
+
+def _binary(fn: str, x: V, y: V, dtype: DType, target: Target) -> ir.Value:
+    from . import remainder
+    if fn in ("fmod", "mod", "floordiv"):
+        return remainder.emit(fn, x, y, lambda v: _to_integral(v, "floor", target)).v
+    f = {"pow": remainder.pow64 if dtype is F64 else remainder.pow32, "atan2": trigmath.atan2_64}[fn]
+    return f(x, y).v if dtype is F64 else f(x.f64(), y.f64()).f32().v
+
+
+def _minmax(x: V, y: V, fn: str, target: Target) -> V:
+    """NaN in either operand gives NaN. x86: minps(x, y) returns y when unordered, so only a NaN in x needs a blend."""
+    if is_arm64(target):
+        return V(x.b, intrinsic(x.b, "minimum" if fn == "min" else "maximum", [x.v, y.v]))
+    r = (x.lt(y) if fn == "min" else x.gt(y)).where(x, y)
+    return x.isnan().where(x, r)
+
+
+def _to_integral(x: V, fn: str, target: Target) -> V:
+    """floor, ceil, trunc, round (half to even). Without an instruction (SSE2): add and subtract 2^23 / 2^52."""
+    native = is_arm64(target) or is_x86(target) and (has_feature(target, "sse4.1") or target.has_fma or target.vector_bytes >= 32)
+    if native:
+        return V(x.b, intrinsic(x.b, "roundeven" if fn == "round" else fn, [x.v]))
+    big = 2.0**52 if x.is_f64 else 2.0**23
+    a = x.abs()
+    near = (a + big) - big
+    if fn == "trunc":
+        near = near - near.gt(a).where(near.of(1.0), 0.0)
+    r = near.copysign(x)
+    if fn == "floor":
+        r = (r - r.gt(x).where(r.of(1.0), 0.0)).copysign(x)
+    if fn == "ceil":
+        r = (r + r.lt(x).where(r.of(1.0), 0.0)).copysign(x)
+    return a.lt(big).where(r, x)

@@ -1,0 +1,188 @@
+"""exp, log and their relatives, in double precision; and the f32 forms that run inside fused kernels.
+
+Every function is straight-line code over `V`: no branch, no table, no call. f64 algorithms follow FreeBSD's msun
+(fdlibm). Rare f32 functions are evaluated through f64 (scalar.py), which makes them correctly rounded but for ties.
+"""
+from __future__ import annotations
+
+import math
+
+from .lanes import V, fma, poly
+
+INF, NAN = math.inf, math.nan
+_LN2_HI, _LN2_LO = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # hi has 33 bits: n * hi is exact
+_INV_LN2 = 1.44269504088896338700
+_EXP_TAIL = tuple(1.0 / math.factorial(k) for k in range(13, 1, -1))  # |r| < 0.347: the next term is below 2^-59
+_LG = (1.479819860511658591e-01, 1.531383769920937332e-01, 1.818357216161805012e-01, 2.222219843214978396e-01,
+       2.857142874366239149e-01, 3.999999999940941908e-01, 6.666666666666735130e-01)
+
+
+def pow2_scale(p: V, n: V) -> V:
+    """p * 2^n for integers n in about [-2 * bias, 2 * bias]: two exact steps, so that overflow and denormals are right."""
+    shift, bias = (52, 1023) if p.is_f64 else (23, 127)
+    half = ((n + 4096) >> 1) - 2048
+    first = ((half + bias) << shift).as_float()
+    return p * first * (((n - half) + bias) << shift).as_float()
+
+
+def _reduce_ln2(x: V) -> tuple[V, V, V, V]:
+    """x = n ln2 + (hi - lo): n as float and as integer, hi, lo. Needs |x| < 2^20."""
+    magic = 1.5 * 2.0**52
+    t = fma(x, _INV_LN2, magic)
+    n = t - magic
+    return n, t.bits() - x.of(magic).bits(), fma(n, -_LN2_HI, x), n * _LN2_LO
+
+
+def exp64(x: V, extra: int = 0) -> V:
+    """e^x * 2^extra."""
+    x = x.atmost(800.0).atleast(-800.0)
+    _, n, hi, lo = _reduce_ln2(x)
+    r = hi - lo
+    tail = fma(r * r, poly(r, _EXP_TAIL), (hi - r) - lo)
+    return pow2_scale((r + tail) + 1.0, n + extra if extra else n)
+
+
+def expm1_64(x: V) -> V:
+    """e^x - 1."""
+    c = x.atmost(800.0).atleast(-50.0)
+    _, n, hi, lo = _reduce_ln2(c)
+    r = hi - lo
+    p = fma(r * r, poly(r, _EXP_TAIL), (hi - r) - lo) + r
+    scale = (((n - 1) + 1023) << 52).as_float()  # 2^(n-1): finite for every n up to 1024
+    y = (fma(scale, p, scale - 0.5)) * 2.0
+    y = n.eq(0).where(p, y)
+    y = x.gt(709.79).where(INF, y)
+    return x.eq(0.0).where(x, y)
+
+
+def _split_log(x: V) -> tuple[V, V]:
+    """Positive x = 2^k m, m in [sqrt(1/2), sqrt(2)): (k as float, m). Denormals are scaled first."""
+    tiny = x.lt(2.0**-1022)
+    bits = tiny.where(x * 2.0**54, x).bits() + (0x3FF0000000000000 - 0x3FE6A09E00000000)
+    # the biased exponent becomes a float without a 64-bit conversion: or it into 2^52 and subtract
+    k = ((bits >> 52) | 0x4330000000000000).as_float() - (2.0**52 + 1023.0)
+    k = k - tiny.where(x.of(54.0), 0.0)
+    return k, ((bits & 0x000FFFFFFFFFFFFF) + 0x3FE6A09E00000000).as_float()
+
+
+def _log_core(k: V, f: V, c: V | None = None) -> V:
+    """k ln2 + log(1 + f) + c for small f."""
+    s = f / (f + 2.0)
+    z = s * s
+    r = z * poly(z, _LG)
+    hfsq = f * f * 0.5
+    low = k * _LN2_LO
+    if c is not None:
+        low = low + c
+    return fma(k, _LN2_HI, f - (hfsq - fma(s, hfsq + r, low)))
+
+
+def _log_edges(x: V, y: V) -> V:
+    """log's values at 0, below 0, +inf and NaN."""
+    y = x.eq(INF).where(x, y)
+    y = x.eq(0.0).where(-INF, y)
+    return x.lt(0.0).where(NAN, x.isnan().where(x, y))
+
+
+def log64(x: V) -> V:
+    k, m = _split_log(x)
+    return _log_edges(x, _log_core(k, m - 1.0))
+
+
+def log1p_64(x: V) -> V:
+    """log(1 + x): the rounding error of 1 + x goes back in as c / u."""
+    u = x + 1.0
+    c = x.gt(1.0).where(1.0 - (u - x), x - (u - 1.0)) / u
+    k, m = _split_log(u)
+    y = _log_edges(u, _log_core(k, m - 1.0, c))
+    return x.abs().lt(2.0**-54).where(x, y)
+
+
+def sinh64(x: V) -> V:
+    a = x.abs()
+    t = expm1_64(a.atmost(40.0))
+    small = (t + t / (t + 1.0)) * 0.5
+    return a.lt(22.0).where(small, exp64(a, -1)).copysign(x)
+
+
+def cosh64(x: V) -> V:
+    a = x.abs()
+    e = exp64(a, -1)
+    return e + 0.25 / e
+
+
+def tanh64(x: V) -> V:
+    t = expm1_64(x.abs().atmost(22.0) * 2.0)
+    return (t / (t + 2.0)).copysign(x)
+
+
+def asinh64(x: V) -> V:
+    a = x.abs()
+    c = a.atmost(2.0**28)
+    q = c * c
+    near = log1p_64(c + q / ((q + 1.0).sqrt() + 1.0))
+    return a.gt(2.0**28).where(log64(a) + math.log(2.0), near).copysign(x)
+
+
+def acosh64(x: V) -> V:
+    t = x.atmost(2.0**28) - 1.0
+    near = log1p_64(t + fma(t, t, t + t).sqrt())
+    y = x.gt(2.0**28).where(log64(x) + math.log(2.0), near)
+    return x.lt(1.0).where(NAN, y)
+
+
+def atanh64(x: V) -> V:
+    a = x.abs()
+    return (log1p_64((a + a) / (1.0 - a)) * 0.5).copysign(x)
+
+
+# ---- f32 forms for fused kernels ----
+
+def exp32(x: V) -> V:
+    """e^x: n = round(x / ln2) by the magic-number trick, degree 7 polynomial, two-step scale."""
+    x = x.atmost(89.0).atleast(-105.0)
+    magic = 1.5 * 2.0**23
+    t = fma(x, 1.44269504, magic)
+    n = t - magic
+    r = fma(n, 2.12194440e-4, fma(n, -0.693359375, x))  # hi has 9 bits: exact without FMA too
+    p = poly(r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1))
+    p = fma(p, r * r, r) + 1.0
+    return pow2_scale(p, t.bits() - 0x4B400000)
+
+
+def log32(x: V) -> V:
+    """Natural logarithm (Cephes' logf polynomial)."""
+    tiny = x.lt(2.0**-126)
+    bits = tiny.where(x * 2.0**25, x).bits() - 0x3F3504F3
+    e = bits.ashr(23)
+    k = V(x.b, x.b.sitofp(e.v, x.type)) - tiny.where(x.of(25.0), 0.0)
+    f = ((bits & 0x007FFFFF) + 0x3F3504F3).as_float() - 1.0
+    z = f * f
+    p = poly(f, (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+                 -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1))
+    y = fma(p * f, z, k * -2.12194440e-4)
+    y = fma(z, -0.5, y)
+    return _log_edges(x, fma(k, 0.693359375, f + y))
+
+
+def tanh32(x: V) -> V:
+    """Rational approximation x P(x^2) / Q(x^2) (Eigen's), exact +-1 beyond 9."""
+    c = x.atmost(7.99881172180175781).atleast(-7.99881172180175781)
+    z = c * c
+    p = poly(z, (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
+                 1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03))
+    q = poly(z, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03))
+    return x.abs().lt(0.0004).where(x, c * p / q)
+
+
+def erf32(x: V) -> V:
+    """Below 0.92 an odd polynomial, above 1 - exp(-q(|x|)) (N. Juffa)."""
+    a = x.abs()
+    s = x * x
+    small = poly(s, (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1))
+    small = fma(small, x, x)
+    t = a.atmost(4.5)
+    q = poly(t, (-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1, -1.28717512e-1))
+    q = fma(q, t, -t)
+    big = (1.0 - exp32(q)).copysign(x)
+    return a.lt(0.921875).where(small, big)
