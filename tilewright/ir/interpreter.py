@@ -113,7 +113,7 @@ class _Block:
         rank = len(self.dims)
         match n:
             case Const(value, dtype):
-                return np.full((1,) * rank, value, dtype.numpy)
+                return np.full((1,) * rank, value, dtype.numpy)  # (a full array: its dtype is never promoted away)
             case Var(axis, dtype):
                 lo, hi = self.ranges[axis]
                 return np.arange(lo, hi, dtype=dtype.numpy).reshape([hi - lo if k == self.dims[axis] else 1 for k in range(rank)])
@@ -209,8 +209,12 @@ def _apply(fn: str, args: list[np.ndarray], dtype: DType) -> np.ndarray:
 
 
 def convert(a: np.ndarray, dtype: DType) -> np.ndarray:
-    """Value conversion as `Cast` defines it."""
-    return np.not_equal(a, 0) if dtype.kind == "b" else a.astype(dtype.numpy, copy=False)
+    """Value conversion as `Cast` defines it; floats that do not fit an integer type wrap through i64, as on x86."""
+    if dtype.kind == "b":
+        return np.not_equal(a, 0)
+    if dtype.is_int and a.dtype.kind not in "iub":
+        a = a.astype(np.int64)
+    return a.astype(dtype.numpy, copy=False)
 
 
 def _checked(i: np.ndarray, extent: int) -> np.ndarray:

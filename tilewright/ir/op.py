@@ -43,6 +43,7 @@ class Op:
     name: ClassVar[str]
     onnx: ClassVar[str] = ""
     Attrs: ClassVar[type[Attrs]] = Attrs
+    random: ClassVar[bool] = False          # equal inputs may give different results: never folded, merged or prepared
     data_dependent: ClassVar[bool] = False  # the output's shape depends on the input's values: see `evaluate`
 
     def infer(self, attrs: Attrs, *ins: TensorType | None) -> tuple[TensorType, ...]:
