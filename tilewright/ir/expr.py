@@ -157,7 +157,7 @@ def as_index(index: object) -> tuple[Expr, ...]:
 
 
 COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
-PREDICATES = frozenset({"isnan", "isinf", "not"})
+PREDICATES = frozenset({"isnan", "isinf"})
 
 
 def call(fn: str, *args: object) -> Expr:

@@ -20,21 +20,23 @@ class ScalarFunction:
 
 
 def _int_div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    if np.asarray(a).dtype.kind == "f" or np.asarray(a).dtype.name == "bfloat16":
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype.kind not in "iu":
         return np.divide(a, b)
-    safe = np.where(b == 0, 1, b)
-    q = np.abs(np.asarray(a).astype(object)) // np.abs(np.asarray(safe).astype(object)) if np.asarray(a).dtype.kind == "i" else a // safe
-    if np.asarray(a).dtype.kind == "i":
-        q = np.where((np.asarray(a) < 0) != (np.asarray(b) < 0), -q, q)
-        q = (q.astype(object) if q.dtype == object else q)
-        q = np.asarray([_wrap_int(v, np.asarray(a).dtype) for v in np.ravel(q)], np.asarray(a).dtype).reshape(np.shape(q))
-    return np.where(b == 0, 0, q).astype(np.asarray(a).dtype)
+    safe = np.where(b == 0, 1, b).astype(a.dtype)
+    q = np.floor_divide(a, safe)
+    if a.dtype.kind == "i":  # floor -> truncation: one more where the signs differ and it is not exact
+        q = q + ((q * safe != a) & ((a < 0) != (safe < 0)))
+    return np.where(b == 0, 0, q).astype(a.dtype)
 
 
-def _wrap_int(v: int, dtype: np.dtype) -> int:
-    bits = dtype.itemsize * 8
-    v = int(v) & (2**bits - 1)
-    return v - 2**bits if v >= 2 ** (bits - 1) else v
+def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Integer powers wrap; to a negative power, 1 and -1 give +-1 and all else 0."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype.kind != "i" or not (b < 0).any():
+        return np.power(a, b)
+    odd = np.where(b % 2 == 0, 1, a)
+    return np.where(b >= 0, np.power(a, np.maximum(b, 0)), np.where(np.abs(a) == 1, odd, 0)).astype(a.dtype)
 
 
 def _zero_safe(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
@@ -61,7 +63,7 @@ FUNCTIONS: dict[str, ScalarFunction] = {f.name: f for f in (
     *(ScalarFunction(n, 2, f) for n, f in {
         "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": _int_div,
         "floordiv": _zero_safe(np.floor_divide), "mod": _zero_safe(np.mod), "fmod": _zero_safe(np.fmod),
-        "pow": np.power, "atan2": np.arctan2, "min": np.minimum, "max": np.maximum,
+        "pow": _pow, "atan2": np.arctan2, "min": np.minimum, "max": np.maximum,
         "and": lambda a, b: np.logical_and(a, b) if a.dtype == bool else np.bitwise_and(a, b),
         "or": lambda a, b: np.logical_or(a, b) if a.dtype == bool else np.bitwise_or(a, b),
         "xor": lambda a, b: np.logical_xor(a, b) if a.dtype == bool else np.bitwise_xor(a, b),

@@ -1,0 +1,117 @@
+"""Every op keeps its contract on every one of its samples: the inferred types are the reference's, and what the op
+compiles to (tensor computations, other ops or a host function) means what the reference says."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from tilewright.ir import ops  # noqa: F401  (registers everything)
+from tilewright.ir.builder import GraphBuilder
+from tilewright.ir.expr import Buffer
+from tilewright.ir.interpreter import run_graph, run_program
+from tilewright.ir.op import OPS, Op, Sample
+from tilewright.ir.program import Program
+from tilewright.ir.types import TensorType, dtype_of
+
+CASES = [pytest.param(op, s, id=f"{op.name}-{k}") for op in OPS.values() for k, s in enumerate(op.samples())]
+
+
+def types_of(arrays: Sequence[np.ndarray | None]) -> list[TensorType | None]:
+    return [None if a is None else TensorType(dtype_of(a.dtype), a.shape) for a in arrays]
+
+
+def reference(op: Op, s: Sample) -> list[np.ndarray]:
+    with np.errstate(all="ignore"):
+        return [np.asarray(r) for r in op.reference(s.attrs, *s.inputs)]
+
+
+def output_types(op: Op, s: Sample, want: list[np.ndarray]) -> tuple[TensorType, ...]:
+    """The inferred types; for ops whose output's shape depends on the data, those of the reference's results."""
+    if op.data_dependent:
+        return tuple(TensorType(dtype_of(w.dtype), w.shape) for w in want)
+    return op.infer(s.attrs, *types_of(s.inputs))
+
+
+def assert_close(got: np.ndarray, want: np.ndarray, rtol: float) -> None:
+    """Exact for integers; for floats `rtol` of the value, or of the largest finite one (taken as 0.01 to 1): terms cancel."""
+    assert got.shape == want.shape and got.dtype == want.dtype
+    if dtype_of(want.dtype).is_float:
+        w, g = want.astype(np.float64), got.astype(np.float64)
+        finite = np.abs(w[np.isfinite(w)])
+        np.testing.assert_allclose(g, w, rtol=rtol, atol=rtol * min(max(float(finite.max(initial=0)), 0.01), 1))
+    else:
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(("op", "s"), CASES)
+def test_inferred_types_are_those_of_the_reference(op: Op, s: Sample) -> None:
+    want = reference(op, s)
+    if op.data_dependent:
+        pytest.skip(f"{op.name}: the output's shape depends on the data")
+    assert list(op.infer(s.attrs, *types_of(s.inputs))) == types_of(want)
+
+
+@pytest.mark.parametrize(("op", "s"), CASES)
+def test_compiled_meaning_is_the_reference(op: Op, s: Sample) -> None:
+    want = reference(op, s)
+    got = evaluate(op, s, want)
+    assert len(got) == len(want)
+    for g, w in zip(got, want, strict=True):
+        assert_close(np.asarray(g), w, s.rtol)
+
+
+def evaluate(op: Op, s: Sample, want: list[np.ndarray]) -> list[np.ndarray]:
+    outs = output_types(op, s, want)
+    buffers = [None if t is None else Buffer(f"x{k}", t.dtype, t.shape) for k, t in enumerate(types_of(s.inputs))]
+    computes = op.compute(s.attrs, outs, *buffers)
+    if computes is not None:
+        made = {c.buffer.name: c.buffer for c in computes}
+        named = tuple(made[f"out{k}"] for k in range(len(outs)))
+        assert [TensorType(b.dtype, b.shape) for b in named] == list(outs)
+        p = Program(op.name, tuple(b for b in buffers if b is not None), named, computes)
+        results = run_program(p, {b.name: a for b, a in zip(buffers, s.inputs, strict=True) if b is not None})
+        return [results[b.name] for b in named]
+    b = GraphBuilder(op.name)
+    ins = [None if t is None else b.input(f"x{k}", t) for k, t in enumerate(types_of(s.inputs))]
+    made_of = op.decompose(s.attrs, b, *ins)
+    if made_of is not None:
+        g = b.graph(made_of)
+        arrays = {v.name: a for v, a in zip(ins, s.inputs, strict=True) if v is not None and a is not None}
+        results = run_graph(g, arrays)
+        return [results[v.name] for v in g.outputs]
+    if op.data_dependent and op.kernel(s.attrs, *types_of(s.inputs)) is None:
+        return reference(op, s)
+    return run_kernel(op, s, want)
+
+
+def run_kernel(op: Op, s: Sample, want: list[np.ndarray]) -> list[np.ndarray]:
+    """The kernel as plain Python: quick, and what numba compiles is the same function."""
+    kernel = op.kernel(s.attrs, *types_of(s.inputs))
+    assert kernel is not None, f"{op.name} has neither compute, decompose nor kernel"
+    outs = [np.zeros(w.shape, w.dtype) for w in want]
+    with np.errstate(all="ignore"):
+        kernel(*(np.ascontiguousarray(a).reshape(a.shape) for a in s.inputs if a is not None), *outs)
+    return outs
+
+
+KERNELS = [pytest.param(op, s, id=op.name) for op in OPS.values() if not op.data_dependent
+           for s in list(op.samples())[:1] if op.kernel(s.attrs, *types_of(s.inputs)) is not None]
+
+
+@pytest.mark.parametrize(("op", "s"), KERNELS)
+def test_kernels_compile_in_nopython_mode(op: Op, s: Sample) -> None:
+    import numba
+    want = reference(op, s)
+    kernel = op.kernel(s.attrs, *types_of(s.inputs))
+    assert kernel is not None
+    outs = [np.zeros(w.shape, w.dtype) for w in want]
+    numba.njit(kernel)(*(a for a in s.inputs if a is not None), *outs)
+    for g, w in zip(outs, want, strict=True):
+        assert_close(g, w, s.rtol)
+
+
+@pytest.mark.parametrize("op", [pytest.param(op, id=op.name) for op in OPS.values()])
+def test_every_op_has_samples(op: Op) -> None:
+    assert list(op.samples())
