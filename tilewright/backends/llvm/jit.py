@@ -1,0 +1,214 @@
+"""From LLVM IR to code in this process: compile (in parallel, through the cache), link, load.
+
+Code is loaded as a shared library from memory by the system's own loader, which knows about caches, page protection
+and symbols for debuggers; `Library` unloads it when the last reference is gone.
+"""
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import _ctypes
+
+from ...errors import TargetError
+from ..cache import ObjectCache, cache_key, compiler_version, llvm_version
+from ..target import Target, missing_features, runs_here
+from .elf import Bytes, Image, combine
+from .linker import shared_library
+
+EXTERNAL = ("memcpy", "memmove", "memset")  # what LLVM may make of loops; every C library has them
+_PARALLEL_CHARS = 300_000  # of IR: about a second of compiling; below, starting workers costs more than it gains
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One module to compile. `key` stands for the text, which is asked for only where the cache misses."""
+
+    symbol: str
+    key: str
+    text: Callable[[], str]
+
+    @staticmethod
+    def of(symbol: str, ir: str) -> Job:
+        """A module whose text is known."""
+        return Job(symbol, cache_key("ir", llvm_version(), ir), lambda: ir)
+
+    @staticmethod
+    def lazy(symbol: str, key: str, text: Callable[[], str]) -> Job:
+        """A module whose text follows from `key` (a scheduled program, the symbol) and the compiler's own code."""
+        return Job(symbol, cache_key("program", compiler_version(), symbol, key), text)
+
+
+def compile_ir(text: str, target: Target) -> bytes:
+    """A relocatable object. LLVM's refusal is an assertion: the emitter is wrong, not the user."""
+    from .worker import IRError, compile_object
+    try:
+        return compile_object(text, target.triple, target.cpu, target.features)
+    except IRError as e:
+        raise AssertionError(str(e)) from None
+
+
+def optimised_ir(text: str, target: Target) -> str:
+    """The IR as it is when machine code is selected."""
+    from .worker import optimised, target_machine
+    return str(optimised(text, target_machine(target.triple, target.cpu, target.features), target.triple))
+
+
+def assembly(text: str, target: Target) -> str:
+    """The assembler text of a module."""
+    from .worker import optimised, target_machine
+    tm = target_machine(target.triple, target.cpu, target.features)
+    return tm.emit_assembly(optimised(text, tm, target.triple))
+
+
+def build(jobs: Sequence[Job], target: Target, cache: ObjectCache, workers: int | None = None) -> list[bytes]:
+    """The jobs' objects, in order: from the cache, the others compiled by this process and up to `workers` - 1 more
+    (default: one for each usable core)."""
+    keys = [cache_key(j.key, target.code_key()) for j in jobs]
+    done = {k: o for k in dict.fromkeys(keys) if (o := cache.get(k)) is not None}
+    missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in done}
+    if missing:
+        texts = {k: j.text() for k, j in missing.items()}
+        made = _compile_all(texts, target, target.cores if workers is None and runs_here(target) else workers or 1)
+        for k, o in made.items():
+            cache.put(k, o)
+        cache.prune()
+        done |= made
+    return [done[k] for k in keys]
+
+
+def _compile_all(texts: dict[str, str], target: Target, workers: int) -> dict[str, bytes]:
+    todo: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for k in sorted(texts, key=lambda k: -len(texts[k])):  # the largest first, so that none is left over at the end
+        todo.put(k)
+    done: dict[str, bytes] = {}
+    extra = min(workers, len(texts)) - 1 if sum(map(len, texts.values())) >= _PARALLEL_CHARS else 0
+    threads = [threading.Thread(target=_serve, args=(p, todo, texts, target, done)) for p in _start_workers(extra)]
+    for t in threads:
+        t.start()
+    try:
+        while (k := _next(todo)) is not None:
+            done[k] = compile_ir(texts[k], target)
+    finally:
+        while _next(todo) is not None:  # after an error nobody needs the rest
+            pass
+        for t in threads:
+            t.join()
+    for k in texts:  # what a worker took with it
+        if k not in done:
+            done[k] = compile_ir(texts[k], target)
+    return done
+
+
+def _next(todo: queue.SimpleQueue[str]) -> str | None:
+    try:
+        return todo.get_nowait()
+    except queue.Empty:
+        return None
+
+
+def _start_workers(count: int) -> list[subprocess.Popen[bytes]]:
+    """Fewer than `count` where processes cannot be started or `sys.executable` is no Python interpreter."""
+    if "python" not in os.path.basename(sys.executable or "").lower() or getattr(sys, "frozen", False):
+        return []
+    program = os.path.join(os.path.dirname(__file__), "worker.py")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+    found = []
+    for _ in range(count):
+        try:
+            found.append(subprocess.Popen([sys.executable, "-P", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                          stderr=subprocess.DEVNULL, env=env))
+        except OSError:
+            break
+    return found
+
+
+def _serve(worker: subprocess.Popen[bytes], todo: queue.SimpleQueue[str], texts: dict[str, str], target: Target,
+           done: dict[str, bytes]) -> None:
+    """Feeds one worker until there is no more to do or it dies. What it did not answer stays out of `done`."""
+    from .worker import read_text, write_text
+    assert worker.stdin and worker.stdout
+    try:
+        while (k := _next(todo)) is not None:
+            for text in (target.triple, target.cpu, target.features, texts[k]):
+                write_text(worker.stdin, text.encode())
+            worker.stdin.flush()
+            status, data = worker.stdout.read(1), read_text(worker.stdout)
+            if status != b"+" or data is None:
+                break  # dead, or LLVM refused the IR: compiling it again in this process says why
+            done[k] = data
+    except OSError:  # a broken pipe
+        pass
+    finally:
+        for pipe in (worker.stdin, worker.stdout):
+            try:
+                pipe.close()
+            except OSError:
+                pass
+        worker.kill()
+        worker.wait()
+
+
+class Library:
+    """Code in this process. Addresses are valid as long as the object lives."""
+
+    def __init__(self, image: Sequence[Bytes]) -> None:
+        self._library = _load(image)
+
+    def address(self, symbol: str) -> int:
+        return ctypes.cast(getattr(self._library, symbol), ctypes.c_void_p).value or 0
+
+    def __del__(self) -> None:
+        if library := getattr(self, "_library", None):
+            _ctypes.dlclose(library._handle)
+
+
+def load(objects: Sequence[bytes], exported: Sequence[str], target: Target) -> Library:
+    """Links objects and loads them. Raises TargetError where this machine cannot run them."""
+    require_host(target)
+    return load_image(combine(objects), exported)
+
+
+def load_image(image: Image, exported: Sequence[str]) -> Library:
+    """The same for an Image that was checked to be for this machine."""
+    return Library(shared_library(image, exported, "tilewright.so", EXTERNAL))
+
+
+def require_host(target: Target) -> None:
+    """Raises TargetError where this machine cannot run code for `target`."""
+    if not runs_here(target):
+        missing = ", ".join(missing_features(target)[:8]) if target.arch == Target.host().arch else f"a {target.arch} processor"
+        raise TargetError(f"target {target} does not run on this machine, which lacks {missing}; export it, or compile for 'native'")
+
+
+_serial = itertools.count()
+
+
+def _load(image: Sequence[Bytes]) -> ctypes.CDLL:
+    try:
+        handle, path = os.memfd_create("tilewright", os.MFD_CLOEXEC), None
+    except (OSError, AttributeError):
+        handle, path = tempfile.mkstemp(suffix=".so")
+    try:
+        with os.fdopen(handle, "wb", closefd=False) as f:
+            f.writelines(image)
+        return ctypes.CDLL(path or _unique_path(handle))
+    finally:
+        os.close(handle)
+        if path:
+            os.unlink(path)
+
+
+def _unique_path(handle: int) -> str:
+    """A path to an open file. The loader takes equal paths for the same library, even when the number now stands for
+    another file: so every path is spelled differently, by "." or nothing for each bit of a counter."""
+    bits = f"{next(_serial):b}"
+    return "/proc/self/fd/" + "".join("./" if b == "1" else "/" for b in bits) + str(handle)

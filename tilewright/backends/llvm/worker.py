@@ -1,0 +1,87 @@
+"""LLVM IR text -> optimised object code. Also the program of the build's subprocesses, so it imports llvmlite alone:
+
+    python -P worker.py < requests > replies
+
+llvmlite runs under one lock in each process; subprocesses are how several kernels compile at once. A request is four
+texts (triple, cpu, features, IR), a reply one status byte ("+" object code, "-" error message) and one text; a text is
+its length (8 bytes, little endian) and its bytes. The end of the requests ends the program.
+"""
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import BinaryIO
+
+import llvmlite.binding as llvm
+
+
+class IRError(Exception):
+    """LLVM refused the IR: a bug in the emitter that made it, with LLVM's words."""
+
+
+@cache
+def _initialise() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    llvm.initialize_native_asmparser()
+
+
+def target_machine(triple: str, cpu: str, features: str) -> llvm.TargetMachine:
+    """A TargetMachine of its own for each module: sharing one between modules outlives its owner in llvmlite."""
+    _initialise()
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=cpu, features=features, opt=2, reloc="pic", codemodel="default")
+
+
+def optimised(ir: str, tm: llvm.TargetMachine, triple: str) -> llvm.ModuleRef:
+    """The module after LLVM's O2 without its vectorisers and unrolling: the schedule has decided those already."""
+    try:
+        module = llvm.parse_assembly(ir, context=llvm.create_context())
+        module.triple, module.data_layout = triple, str(tm.target_data)
+        module.verify()
+    except RuntimeError as e:
+        raise IRError(f"LLVM refused the IR: {e}") from None
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = False
+    options.loop_unrolling = options.loop_interleaving = False
+    builder = llvm.create_pass_builder(tm, options)
+    passes = builder.getModulePassManager()
+    passes.run(module, builder)
+    return module
+
+
+def compile_object(ir: str, triple: str, cpu: str, features: str) -> bytes:
+    """A relocatable object. Raises IRError."""
+    tm = target_machine(triple, cpu, features)
+    return tm.emit_object(optimised(ir, tm, triple))
+
+
+def read_text(f: BinaryIO) -> bytes | None:
+    """None at the end of the stream, torn or not."""
+    head = f.read(8)
+    size = int.from_bytes(head, "little")
+    data = f.read(size) if len(head) == 8 else b""
+    return data if len(head) == 8 and len(data) == size else None
+
+
+def write_text(f: BinaryIO, data: bytes) -> None:
+    f.write(len(data).to_bytes(8, "little") + data)
+
+
+def main(requests: BinaryIO, replies: BinaryIO) -> None:
+    while True:
+        texts = [read_text(requests) for _ in range(4)]
+        triple, cpu, features, ir = (t.decode() if t is not None else None for t in texts)
+        if triple is None or cpu is None or features is None or ir is None:
+            return
+        try:
+            status, data = b"+", compile_object(ir, triple, cpu, features)
+        except IRError as e:
+            status, data = b"-", str(e).encode()
+        replies.write(status)
+        write_text(replies, data)
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main(sys.stdin.buffer, sys.stdout.buffer)
