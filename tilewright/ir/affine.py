@@ -168,7 +168,7 @@ def _blocks(x: Linear, c: int) -> int:
         g = gcd(k, c)
         if g > best:
             low = bounds(Linear(tuple(t for t in x.terms if t[1] % g), x.const % g))
-            if low is not None and 0 <= low[0] and low[1] < g:
+            if low is not None and low[0] >= 0 and low[1] < g:
                 best = g
     return best
 

@@ -9,11 +9,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .affine import linear
 from .expr import Axis, Buffer, Call, Cast, Expr, Load, Reduce, axes_of, loads, reduces, walk
+from .graph import Node
+from .op import OPS
 from .program import Compute
+from .types import TensorType
 
 EXPENSIVE = frozenset({"exp", "log", "expm1", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
                        "asinh", "acosh", "atanh", "erf", "pow", "atan2", "fmod"})
@@ -32,12 +35,12 @@ def kind(computes: Sequence[Compute] | None) -> str:
 
 
 def is_contraction(c: Compute) -> bool:
-    """Sum over a product of two loads, each perhaps cast, scaled or guarded, where each operand has an axis of the result
-    (or of the reduction) that the other lacks. A row's sum of squares or a dot product of equal index is not one."""
+    """Sum over a product of two loads, each perhaps cast or guarded, that share a summed axis and differ in the others: a
+    matmul, a convolution (grouped and depthwise ones too). A row's sum of squares is not one."""
     for r in reduces(c.body):
         if r.kind == "sum" and (pair := product_loads(r.body)):
             a, b = (set().union(*(axes_of(i) for i in x.index)) if x.index else set() for x in pair)
-            if (a & b) & set(r.axes) and a - b and b - a:
+            if (a & b) & set(r.axes) and a != b:
                 return True
     return False
 
@@ -130,3 +133,64 @@ def cost(body: Expr) -> int:
         elif isinstance(n, Cast):
             total += 1
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class OpInfo:
+    """What fusion needs to know of one op at given types. `access` has an entry for each input (None: absent).
+
+    cost:      simple operations for one element of the first result, reductions not counted.
+    moved:     a layout op that is one plain load (no guard, no choice between loads).
+    row_shape: reductions along the last dimensions of their first input: that input's shape; else None.
+    row_rank:  how many leading dimensions of row_shape count rows.
+    """
+
+    kind: str
+    access: tuple[Access | None, ...]
+    cost: int
+    reads: int
+    moved: bool = False
+    row_shape: tuple[int, ...] | None = None
+    row_rank: int = 0
+
+
+def describe(node: Node, cache: dict[tuple[object, ...], OpInfo]) -> OpInfo:
+    """The node's OpInfo; equal ops at equal types are analysed once per `cache`."""
+    types = tuple(None if v is None else v.type for v in node.inputs)
+    key = (node.op, node.attrs, types)
+    if key not in cache:
+        cache[key] = _describe(node, types)
+    return cache[key]
+
+
+def _describe(node: Node, types: tuple[TensorType | None, ...]) -> OpInfo:
+    ins = tuple(None if t is None else Buffer(f"in{k}", t.dtype, t.shape) for k, t in enumerate(types))
+    computes = OPS[node.op].compute(node.attrs, tuple(v.type for v in node.outputs), *ins)
+    if not computes:
+        return OpInfo("irregular", (None,) * len(ins), 0, 0)
+    accesses = tuple(None if b is None else access(computes, b) for b in ins)
+    k = kind(computes)
+    body = computes[-1].body
+    info = OpInfo(k, accesses, cost(body), len(loads(body)), k == "layout" and isinstance(body, Load) and body.where is None)
+    if k == "reduce" and ins and ins[0] is not None and accesses[0] is not None and accesses[0].rows:
+        rank = _row_rank(computes, ins[0])
+        if rank is not None:
+            return replace(info, row_shape=ins[0].shape, row_rank=rank)
+    return info
+
+
+def _row_rank(computes: Sequence[Compute], x: Buffer) -> int | None:
+    """How many leading dimensions of x are never reduced over, where all the others always are; None: mixed."""
+    found: set[frozenset[int]] = set()
+    for c in computes:
+        for r in reduces(c.body):
+            for n in loads(r.body):
+                if n.buffer.name == x.name:
+                    found.add(frozenset(k for k, i in enumerate(n.index) if _axis(i) in r.axes))
+    if len(found) != 1:
+        return None
+    dims = set(next(iter(found))) | {k for k, n in enumerate(x.shape) if n == 1}
+    rank = len(x.shape)
+    while rank and rank - 1 in dims:
+        rank -= 1
+    return rank if all(x.shape[k] == 1 for k in dims if k < rank) else None
