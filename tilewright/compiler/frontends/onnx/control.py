@@ -1,0 +1,252 @@
+"""Control flow: If picks its branch, Loop and Scan unroll. What decides must be known; if only run time knows it, the
+model is cut there and the rest specialised by it (see importer.py)."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....errors import ModelError
+from ....ir.graph import Value
+from .attributes import plain, resolved
+from .graphs import Scope, describe, graph_scope, reads_of
+from .importer import Importer
+from .nodes import BindTask, NodeTask, bind, handler, node_tasks
+from .state import Item
+from .tensors import element_type
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+
+def tensor(imp: Importer, node: NodeProto, scope: Scope, i: int) -> Value | None:
+    """Input i as a tensor, None if absent. Raises ModelError for sequences."""
+    x = imp.get(scope, node.input[i]) if i < len(node.input) else None
+    if isinstance(x, tuple):
+        raise ModelError(f"{describe(node)}: its input {node.input[i]!r} is a sequence, not a tensor")
+    return x
+
+
+def body_of(node: NodeProto, scope: Scope, name: str) -> GraphProto:
+    a = resolved(node, scope.attrs).get(name)
+    if a is None or not a.HasField("g"):
+        raise ModelError(f"{describe(node)}: the graph {name!r} is missing")
+    return a.g
+
+
+def open_graph(imp: Importer, g: GraphProto, scope: Scope, inputs: Sequence[Item],
+               hint: str) -> tuple[tuple[NodeTask, ...], tuple[str, ...]]:
+    """Binds `inputs` in a new scope for the subgraph `g`; (tasks of its nodes, keys of its outputs)."""
+    inner = graph_scope(g, scope.model, scope.opsets, scope, imp.new_prefix(scope.prefix + hint))
+    if len(inputs) != len(g.input):
+        raise ModelError(f"graph {g.name!r} takes {len(g.input)} inputs, but is given {len(inputs)}")
+    for i, x in zip(g.input, inputs, strict=True):
+        imp.env[inner.prefix + i.name] = x
+    for name in inner.initializers.names() if inner.initializers else ():
+        imp.get(inner, name)
+    outputs = inner.keys(o.name for o in g.output)
+    for o in g.output:  # an output may be an initializer of a scope around, not decoded yet
+        owner = inner.owner(o.name)
+        if owner.initializers is not None and o.name in owner.initializers:
+            imp.get(inner, o.name)
+    return node_tasks(inner), outputs
+
+
+@handler("If")
+def import_if(imp: Importer, node: NodeProto, scope: Scope) -> None:
+    cond = tensor(imp, node, scope, 0)
+    if cond is None or cond.type.size != 1:
+        raise ModelError(f"{describe(node)}: the condition must be one bool, not {cond and cond.type}")
+    branch = "then_branch" if bool(imp.static_value(cond).item()) else "else_branch"
+    g = body_of(node, scope, branch)
+    if len(g.output) < len(node.output):
+        raise ModelError(f"{describe(node)}: {branch} gives {len(g.output)} outputs, the node has {len(node.output)}")
+    tasks, outputs = open_graph(imp, g, scope, (), "If")
+    pairs = tuple((scope.prefix + o, k) for o, k in zip(node.output, outputs, strict=False) if o)
+    imp.push(*tasks, BindTask(pairs))
+
+
+@dataclass(frozen=True, eq=False)
+class LoopTask:
+    """Iteration `i` of a Loop, or its end. Keys say where the state is: the condition, the carried values, and for each
+    scan output its value in every iteration so far."""
+
+    node: NodeProto
+    scope: Scope
+    body: GraphProto
+    trip: int | None
+    cond: str
+    carried: tuple[str, ...]
+    scans: tuple[tuple[str, ...], ...]
+    i: int = 0
+
+    def reads(self) -> frozenset[str]:
+        captured = self.scope.keys(reads_of(self.node))
+        return frozenset((*captured, *self.carried, *(k for s in self.scans for k in s), *([self.cond] if self.cond else [])))
+
+    def run(self, imp: Importer) -> None:
+        imp.where = imp.builder.source = describe(self.node)
+        imp.builder.wanted = ()
+        if self._ended(imp):
+            outs = [imp.env[k] for k in self.carried]
+            n = len(self.carried)
+            outs += [_stack(imp, [imp.env[k] for k in s], self.body, 1 + n + j) for j, s in enumerate(self.scans)]
+            bind(imp, self.node, self.scope, outs)
+            return
+        n = len(self.carried)
+        cond = imp.env[self.cond] if self.cond else imp.builder.constant(np.array(True))
+        inputs = (imp.builder.constant(np.array(self.i, np.int64)), cond, *(imp.env[k] for k in self.carried))
+        tasks, outputs = open_graph(imp, self.body, self.scope, inputs, "Loop")
+        scans = tuple((*s, k) for s, k in zip(self.scans, outputs[1 + n:], strict=True))
+        imp.push(*tasks, replace(self, cond=outputs[0], carried=outputs[1:1 + n], scans=scans, i=self.i + 1))
+
+    def _ended(self, imp: Importer) -> bool:
+        if self.trip is not None and self.i >= self.trip:
+            return True
+        if not self.cond:
+            return False
+        cond = imp.env[self.cond]
+        if not isinstance(cond, Value) or cond.type.size != 1:
+            raise ModelError(f"{describe(self.node)}: the loop's condition must be one bool")
+        return not bool(imp.static_value(cond).item())
+
+
+@handler("Loop")
+def import_loop(imp: Importer, node: NodeProto, scope: Scope) -> None:
+    body = body_of(node, scope, "body")
+    carried = len(node.input) - 2
+    if carried < 0 or len(body.input) != carried + 2 or len(body.output) < carried + 1:
+        raise ModelError(f"{describe(node)}: the body has {len(body.input)} inputs and {len(body.output)} outputs, which do not fit "
+                         f"{carried} carried values")
+    trip = tensor(imp, node, scope, 0)
+    count = None if trip is None else int(imp.static_value(trip).item())
+    if node.input[1]:
+        imp.get(scope, node.input[1])
+    for name in node.input[2:]:
+        imp.get(scope, name)
+    absent = f"{scope.prefix}{node.output[0] if node.output else ''}.absent"
+    imp.env[absent] = None
+    keys = tuple(scope.key(n) if n else absent for n in node.input[2:])
+    cond = scope.key(node.input[1]) if node.input[1] else ""
+    imp.push(LoopTask(node, scope, body, count, cond, keys, ((),) * (len(body.output) - 1 - carried)))
+
+
+def _stack(imp: Importer, items: Sequence[Item], body: GraphProto, output: int) -> Item:
+    """The values of one scan output along a new first axis. Without iterations, the body's declaration gives the type."""
+    values = [x for x in items if isinstance(x, Value)]
+    if len(values) != len(items):
+        raise ModelError(f"graph {body.name!r}: the scan output {body.output[output].name!r} is not a tensor")
+    if not values:
+        t = body.output[output].type.tensor_type
+        shape = tuple(d.dim_value for d in t.shape.dim)
+        return imp.builder.constant(np.zeros((0, *shape), element_type(t.elem_type, f"graph {body.name!r}").numpy))
+    return stack(imp, values, 0)
+
+
+def stack(imp: Importer, values: Sequence[Value], axis: int) -> Value:
+    """Tensors of one shape along a new axis."""
+    axes = imp.builder.constant(np.array([axis], np.int64))
+    rows = [imp.apply("Unsqueeze", [v, axes]) for v in values]
+    return rows[0] if len(rows) == 1 else imp.apply("Concat", rows, axis=axis)
+
+
+def take(imp: Importer, x: Value, axis: int, index: int) -> Value:
+    """x[…, index, …] without that axis."""
+    return imp.apply("Gather", [x, imp.builder.constant(np.array(index, np.int64))], axis=axis)
+
+
+@dataclass(frozen=True, eq=False)
+class ScanTask:
+    """Iteration `i` of a Scan over `length` steps, or its end."""
+
+    node: NodeProto
+    scope: Scope
+    body: GraphProto
+    length: int
+    scanned: tuple[str, ...]  # keys of the scan inputs
+    axes: tuple[int, ...]
+    backward: tuple[bool, ...]
+    out_axes: tuple[int, ...]
+    out_backward: tuple[bool, ...]
+    targets: tuple[str, ...]  # keys of the results, "" where unused
+    carried: tuple[str, ...]
+    scans: tuple[tuple[str, ...], ...]
+    i: int = 0
+
+    def reads(self) -> frozenset[str]:
+        return frozenset((*self.scope.keys(reads_of(self.node)), *self.scanned, *self.carried, *(k for s in self.scans for k in s)))
+
+    def run(self, imp: Importer) -> None:
+        imp.where = imp.builder.source = describe(self.node)
+        imp.builder.wanted = ()
+        if self.i == self.length:
+            self._finish(imp)
+            return
+        steps = []
+        for key, axis, back in zip(self.scanned, self.axes, self.backward, strict=True):
+            x = imp.env[key]
+            assert isinstance(x, Value)
+            steps.append(take(imp, x, axis, self.length - 1 - self.i if back else self.i))
+        n = len(self.carried)
+        tasks, outputs = open_graph(imp, self.body, self.scope, (*(imp.env[k] for k in self.carried), *steps), "Scan")
+        scans = tuple((*s, k) for s, k in zip(self.scans, outputs[n:], strict=True))
+        imp.push(*tasks, replace(self, carried=outputs[:n], scans=scans, i=self.i + 1))
+
+    def _finish(self, imp: Importer) -> None:
+        results = [imp.env[k] for k in self.carried]
+        for j, s in enumerate(self.scans):
+            items = [imp.env[k] for k in s]
+            axis, values = self.out_axes[j], [x for x in items if isinstance(x, Value)]
+            if self.out_backward[j]:
+                values.reverse()
+            if not values or axis == 0:
+                results.append(_stack(imp, values, self.body, len(self.carried) + j))
+            else:
+                results.append(stack(imp, values, axis + values[0].type.rank + 1 if axis < 0 else axis))
+        imp.env.update({k: x for k, x in zip(self.targets, results, strict=False) if k})
+
+
+@handler("Scan")
+def import_scan(imp: Importer, node: NodeProto, scope: Scope) -> None:
+    attrs, body = plain(node, scope), body_of(node, scope, "body")
+    old = scope.opsets[""] < 9
+    n_scan = attrs.get("num_scan_inputs")
+    names = node.input[1:] if old else node.input
+    if not isinstance(n_scan, int) or not 0 < n_scan <= len(names):
+        raise ModelError(f"{describe(node)}: num_scan_inputs is {n_scan}, the node has {len(names)} inputs")
+    state, scanned = names[:len(names) - n_scan], names[len(names) - n_scan:]
+    n_out = len(body.output) - len(state)
+    if len(body.input) != len(names) or n_out < 0:
+        raise ModelError(f"{describe(node)}: the body has {len(body.input)} inputs and {len(body.output)} outputs for {len(names)} values")
+    xs = [imp.get(scope, s) for s in scanned]
+    for s in state:
+        imp.get(scope, s)
+    if old:
+        from .scan8 import import_batched
+        import_batched(imp, node, scope, body, state, scanned, attrs)
+        return
+    axes, lengths = [], set()
+    for name, x, axis in zip(scanned, xs, _ints(attrs, "scan_input_axes", n_scan), strict=True):
+        if not isinstance(x, Value) or not -x.type.rank <= axis < x.type.rank:
+            raise ModelError(f"{describe(node)}: the scan input {name!r} has no axis {axis}")
+        axes.append(axis % x.type.rank)
+        lengths.add(x.type.shape[axis])
+    if len(lengths) != 1:
+        raise ModelError(f"{describe(node)}: the scan inputs differ in length: {', '.join(map(str, sorted(lengths)))}")
+    imp.push(ScanTask(
+        node, scope, body, lengths.pop(), scope.keys(scanned), tuple(axes), flags(attrs, "scan_input_directions", n_scan),
+        _ints(attrs, "scan_output_axes", n_out), flags(attrs, "scan_output_directions", n_out),
+        tuple(scope.prefix + o if o else "" for o in node.output), scope.keys(state), ((),) * n_out))
+
+
+def _ints(attrs: dict[str, object], name: str, n: int) -> tuple[int, ...]:
+    value = attrs.get(name, (0,) * n)
+    if not isinstance(value, tuple) or len(value) != n:
+        raise ModelError(f"{name} must have {n} entries")
+    return value
+
+
+def flags(attrs: dict[str, object], name: str, n: int) -> tuple[bool, ...]:
+    return tuple(bool(x) for x in _ints(attrs, name, n))
