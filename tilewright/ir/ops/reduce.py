@@ -227,6 +227,11 @@ class ArgReduce(Op):
 
 
 # -- ONNX ------------------------------------------------------------------------------------------------------------
+def node_axis(n: OnnxNode, rank: int, default: int) -> int:
+    """The attribute `axis` of an ONNX node, from the front."""
+    return normalize_axis(int(n.attrs.get("axis", default)), rank, f"{n.op_type} {n.name!r}")  # type: ignore[call-overload]
+
+
 def node_axes(n: OnnxNode, rank: int, as_input_since: int) -> tuple[int, ...] | None:
     """The `axes` of an ONNX reduction, ascending: an attribute or, since some opset, input 1. None: not given or empty."""
     given = n.ints(1) if n.opset >= as_input_since else n.attrs.get("axes")
@@ -255,7 +260,7 @@ for _onnx, _kind in {"ReduceSum": "sum", "ReduceMean": "mean", "ReduceProd": "pr
 def _import_arg(kind: str) -> OnnxImporter:
     def build(n: OnnxNode, b: GraphBuilder) -> Value:
         x = n.need(0)
-        axis = normalize_axis(int(n.attrs.get("axis", 0)), x.type.rank, f"{n.op_type} {n.name!r}")  # type: ignore[call-overload]
+        axis = node_axis(n, x.type.rank, 0)
         return b.op("arg_reduce", x, kind=kind, axis=axis, keepdims=n.attrs.get("keepdims", 1),
                     select_last_index=n.attrs.get("select_last_index", 0))
     return build
