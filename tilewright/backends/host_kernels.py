@@ -1,6 +1,6 @@
 """Native code for irregular ops (scatter, top-k, …): their numba kernels behind one C signature.
 
-    int32_t kernel(void **buffers)    // inputs, then outputs; 0 = fine, 1 = an index was outside its dimension
+    int32_t kernel(void *in0, …, void *out0, …)    // 0 = fine, 1 = an index was outside its dimension
 
 Shapes and element types are baked in. float16 and bfloat16 buffers are seen as uint16 (numba has no arithmetic for them
 on CPUs; kernels only move them), tensors of rank 0 as one element of rank 1. numba is imported where it is used.
@@ -29,8 +29,7 @@ class HostKernel:
     def __call__(self, buffers: Sequence[np.ndarray]) -> int:
         """Runs on C-contiguous arrays (inputs, then outputs) and returns the kernel's code; for tests and slow paths."""
         import ctypes
-        pointers = (ctypes.c_void_p * len(buffers))(*(a.ctypes.data for a in buffers))
-        return ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(self.address)(ctypes.addressof(pointers))
+        return ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * len(buffers))(self.address)(*(a.ctypes.data for a in buffers))
 
 
 def compile_host_kernel(op: str, attrs: Attrs, in_types: Sequence[TensorType | None], out_types: Sequence[TensorType]) -> HostKernel:
@@ -52,7 +51,7 @@ def _compile(op: str, attrs: Attrs, in_types: tuple[TensorType | None, ...], out
     arrays = tuple(numba.typeof(np.empty((0,) * max(t.rank, 1), _memory(t.dtype))) for t in buffers)
     jitted.compile(arrays)
     returns_code = jitted.overloads[arrays].signature.return_type != types.none
-    entry = numba.cfunc(types.int32(types.CPointer(types.intp)), error_model="numpy")(_entry(jitted, buffers, returns_code))
+    entry = numba.cfunc(types.int32(*[types.voidptr] * len(buffers)), error_model="numpy")(_entry(jitted, buffers, returns_code))
     return HostKernel(entry.address, entry)
 
 
@@ -61,35 +60,15 @@ def _memory(dtype: DType) -> np.dtype:
     return np.dtype(np.uint16) if dtype.is_float and dtype.bits == 16 else dtype.numpy
 
 
-def _entry(jitted: Callable[..., object], buffers: Sequence[TensorType], returns_code: bool) -> Callable[[object], int]:
+def _entry(jitted: Callable[..., object], buffers: Sequence[TensorType], returns_code: bool) -> Callable[..., int]:
     """The function numba compiles to the C signature, written out as text since its argument list varies:
 
-        def entry(p):
-            a = carray(p, (2,))
-            return kernel(carray(pointer(a[0]), (3, 4), t0), carray(pointer(a[1]), (3, 4), t1))
+        def entry(p0, p1):
+            return kernel(carray(p0, (3, 4), t0), carray(p1, (3, 4), t1))
     """
     from numba import carray
-    scope: dict[str, object] = {"kernel": jitted, "carray": carray, "pointer": _pointer_intrinsic()}
-    args = []
-    for k, t in enumerate(buffers):
-        scope[f"t{k}"] = _memory(t.dtype)
-        args.append(f"carray(pointer(a[{k}]), {t.shape or (1,)!r}, t{k})")
-    call = f"kernel({', '.join(args)})"
-    body = f"    return {call}" if returns_code else f"    {call}\n    return 0"
-    exec(f"def entry(p):\n    a = carray(p, ({len(buffers)},))\n{body}\n", scope)  # noqa: S102  (our own text)
+    scope: dict[str, object] = {"kernel": jitted, "carray": carray, **{f"t{k}": _memory(t.dtype) for k, t in enumerate(buffers)}}
+    arrays = ", ".join(f"carray(p{k}, {t.shape or (1,)!r}, t{k})" for k, t in enumerate(buffers))
+    body = f"    return kernel({arrays})" if returns_code else f"    kernel({arrays})\n    return 0"
+    exec(f"def entry({', '.join(f'p{k}' for k in range(len(buffers)))}):\n{body}\n", scope)  # noqa: S102  (our own text)
     return scope["entry"]  # type: ignore[return-value]
-
-
-@functools.lru_cache(maxsize=1)
-def _pointer_intrinsic() -> Callable[[int], object]:
-    from numba import types
-    from numba.core import cgutils
-    from numba.extending import intrinsic
-
-    @intrinsic
-    def pointer(typing_context, address):  # noqa: ANN001, ANN202
-        """int -> void*"""
-        def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
-            return builder.inttoptr(args[0], cgutils.voidptr_t)
-        return types.voidptr(types.intp), codegen
-    return pointer
