@@ -190,6 +190,7 @@ class _KernelEmitter(ExprEmitter):
         for first, count, inner, base in split.segments(self.ranges.extents.get(split.parent)):
             self.blocks[split.parent] = Block(split, first, inner, base)
             self.ranges.extents[split.inner] = inner
+            self._changed()
             yield first, count
         self.blocks.pop(split.parent, None)
         self.ranges.extents.pop(split.inner, None)
@@ -197,6 +198,13 @@ class _KernelEmitter(ExprEmitter):
             self.blocks[split.parent] = saved[0]
         if saved[1] is not None:
             self.ranges.extents[split.inner] = saved[1]
+        self._changed()
+
+    def _changed(self) -> None:
+        """Remembered offsets no longer hold: blocks or ranges are different now."""
+        self.epoch += 1
+        self.offsets.clear()
+        self.deps.clear()
 
     def _loop(self, st: Stage, k: int, body: Callable[[], None]) -> None:
         loop = st.loops[k]
@@ -204,16 +212,30 @@ class _KernelEmitter(ExprEmitter):
             if loop.kind == "vector":
                 self._vector_loop(loop.axis, count, body)
             elif loop.kind == "parallel" and k == 0 and self.parallel:
-                lo = self._max(self.begin, first)
-                hi = self._min(self.end, first + count)
-                self._counted(loop.axis, lo, hi, body, dynamic=True)
+                self._part(loop.axis, first, count, body)
             elif loop.kind == "unroll" or count == 1:
                 for i in range(first, first + count):
                     self.env[loop.axis] = Lin(i)
                     body()
             elif count:
+                self.ranges.bounds[loop.axis] = (first, first + count - 1)
+                self._changed()
                 self._counted(loop.axis, ir.Constant(I64T, first), ir.Constant(I64T, first + count), body)
+                self.ranges.bounds.pop(loop.axis)
         self.env.pop(loop.axis, None)
+
+    def _part(self, axis: Axis, first: int, count: int, body: Callable[[], None]) -> None:
+        """The iterations of [first, first + count) that lie in the caller's [begin, end)."""
+        lo, hi = self._max(self.begin, first), self._min(self.end, first + count)
+        if count == 1:
+            with self.b.if_then(self.b.icmp_signed("<", lo, hi)), self.frame.scope():
+                self.env[axis] = Lin(first)
+                body()
+        elif count:
+            self.ranges.bounds[axis] = (first, first + count - 1)
+            self._changed()
+            self._counted(axis, lo, hi, body, dynamic=True)
+            self.ranges.bounds.pop(axis)
 
     def _max(self, v: ir.Value, k: int) -> ir.Value:
         c = ir.Constant(I64T, k)
@@ -261,7 +283,9 @@ class _KernelEmitter(ExprEmitter):
     def _lane(self, axis: Axis, at: Lin, lanes: int, valid: int) -> None:
         """Points the vector loop `axis` at `lanes` values from `at` on."""
         self.lanes, self.valid = lanes, valid
-        self.ranges.extents[LANE] = valid
+        if self.ranges.extents.get(LANE) != valid:
+            self.ranges.extents[LANE] = valid
+            self._changed()
         self.env[axis] = at if lanes == 1 else at + Lin(0, ((LANE, 1),))
 
     def _tail(self, n: int) -> tuple[int, int]:
@@ -460,6 +484,7 @@ class _KernelEmitter(ExprEmitter):
             for r in st.relations:  # any run of a split inside serves: its own terms cancel out below
                 if isinstance(r, Split) and r.outer in symbolic:
                     self.blocks[r.parent] = Block(r, 0, r.inner.extent, 0)
+            self._changed()
             for x in loads(c.body):
                 if x.where is not None:
                     truth = self.known(x.where)
@@ -479,6 +504,7 @@ class _KernelEmitter(ExprEmitter):
                 pointers[site] = cache[where]
         finally:
             self.env, self.blocks = saved
+            self._changed()
         return pointers, guards
 
     def _inner_part(self, st: Stage, k: int, outer: dict[Axis, Lin], buffer, index) -> Lin:  # noqa: ANN001
@@ -488,8 +514,10 @@ class _KernelEmitter(ExprEmitter):
             if blk.split.outer in outer:
                 self.blocks[parent] = Block(blk.split, 0, blk.inner_extent, 0)
         self.env.update({a: Lin() for a in outer})
+        self._changed()
         part = self.offset(buffer, index)
         self.blocks = blocks
+        self._changed()
         self.env.update(outer)
         return part
 
@@ -510,9 +538,11 @@ class _KernelEmitter(ExprEmitter):
         frame.guards = guards
         self.frame, self.env = frame, {x.axis: Lin() for x in st.loops[:k]}
         self.blocks = {p: Block(b.split, 0, b.inner_extent, 0) if b.split.outer in self.env else b for p, b in self.blocks.items()}
+        self._changed()
         self._nest(Stage(st.compute, st.loops, st.relations, st.shared, None), k)
         builder.ret_void()
         self.frame, self.env, self.blocks = saved
+        self._changed()
         return fn
 
 

@@ -83,6 +83,10 @@ class ExprEmitter:
         self.valid = 1                      # of those, how many are real; fewer means a masked tail
         self.leaf: dict[int, ir.Value] = {}  # values of this leaf, by id of the expression
         self.locals: dict[str, LocalStorage] = {}
+        self.epoch = 0                       # counts changes of blocks and ranges: offsets are remembered within one
+        self.deps: dict[object, tuple[Axis, ...]] = {}
+        self.offsets: dict[object, Lin] = {}
+        self.held: list[Expr] = []           # keeps the expressions whose ids are keys above alive
 
     @property
     def b(self) -> ir.IRBuilder:
@@ -180,13 +184,39 @@ class ExprEmitter:
     # -- memory --------------------------------------------------------------------------------------------------------
     def offset(self, buffer: Buffer, index: tuple[Expr, ...]) -> Lin:
         """Element offset of buffer[index] from its base."""
-        local = self.locals.get(buffer.name)
-        shared = local.shared if local else frozenset()
-        total = Lin()
-        for e, s in zip(index, local.strides if local else buffer.strides, strict=True):
-            if s:
-                total = total + self.lin(e, shared).scale(s)
+        key = (buffer.name, *map(id, index))
+        loops = self.deps.get(key)
+        if loops is None:
+            loops = self.deps[key] = self._loops_of(index)
+        at = (key, self.epoch, *(self.env.get(a) for a in loops))
+        if (total := self.offsets.get(at)) is None:
+            local = self.locals.get(buffer.name)
+            shared = local.shared if local else frozenset()
+            total = Lin()
+            for e, s in zip(index, local.strides if local else buffer.strides, strict=True):
+                if s:
+                    total = total + self.lin(e, shared).scale(s)
+            self.offsets[at] = total
+            self.held.extend(index)
         return total
+
+    def _loops_of(self, index: tuple[Expr, ...]) -> tuple[Axis, ...]:
+        """The loops that an index depends on, through splits and fuses."""
+        found: dict[Axis, None] = {}
+
+        def visit(a: Axis) -> None:
+            if a in self.blocks and a not in self.env:
+                visit(self.blocks[a].split.outer)
+                visit(self.blocks[a].split.inner)
+            elif a in self.fuses and a not in self.env:
+                visit(self.fuses[a].fused)
+            else:
+                found[a] = None
+        for e in index:
+            for n in walk(e):
+                if isinstance(n, Var):
+                    visit(n.axis)
+        return tuple(found)
 
     def _pointer(self, buffer: Buffer, offset: Lin, site: int = 0) -> tuple[ir.Value, int, ir.Value | None]:
         """(address of the lane-independent part, elements a lane, vector of further element offsets or None)."""
@@ -294,7 +324,9 @@ class ExprEmitter:
         if extra is not None:
             scaled = self._scaled(extra, d.bytes)
             offsets = scaled if offsets is None else self._arith("add", offsets, scaled)
-        return self.b.gep(ptr, [offsets], inbounds=True, source_etype=I8T)
+        out = self.b.gep(ptr, [offsets], inbounds=True, source_etype=I8T)
+        out.type = ir.VectorType(PTR, self.lanes)  # llvmlite types every gep as one pointer
+        return out
 
     def store(self, buffer: Buffer, index: tuple[Expr, ...], v: ir.Value) -> None:
         offset = self.offset(buffer, index)

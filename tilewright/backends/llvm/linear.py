@@ -60,16 +60,17 @@ class Lin:
 
 
 class Ranges:
-    """Current extents of loop axes, to bound linear forms."""
+    """Current extents of loop axes, to bound linear forms. `bounds`: narrower (first, last) of a loop's present run."""
 
     def __init__(self) -> None:
         self.extents: dict[Axis, int] = {}
+        self.bounds: dict[Axis, tuple[int, int]] = {}
 
     def of(self, x: Lin) -> tuple[int, int]:
         """Smallest and largest value of `x`, both included."""
         lo = hi = x.const
         for a, c in x.terms:
-            alo, ahi = (a.lo, a.hi) if isinstance(a, Opaque) else (0, max(self.extents.get(a, a.extent) - 1, 0))
+            alo, ahi = (a.lo, a.hi) if isinstance(a, Opaque) else self.bounds.get(a) or (0, max(self.extents.get(a, a.extent) - 1, 0))
             lo, hi = lo + min(c * alo, c * ahi), hi + max(c * alo, c * ahi)
         return lo, hi
 

@@ -1,0 +1,15 @@
+"""The default schedule of any program: no search, no measurements, closed-form choices only."""
+from __future__ import annotations
+
+from ...backends.target import Target
+from ...ir.loops import Scheduled
+from ...ir.program import Program
+from .contraction import schedule_contraction
+from .rows import schedule_rows
+
+
+def default_schedule(p: Program, target: Target, packable: frozenset[str] = frozenset()) -> Scheduled:
+    """`packable` names the inputs that the caller can lay out beforehand (weights)."""
+    if len(p.computes) == 1 and (s := schedule_contraction(p, target, packable)) is not None:
+        return s
+    return schedule_rows(p, target)
