@@ -5,11 +5,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import ModelError
 from .source import NeedsValue, Segment, Source
 
-__all__ = ["NeedsValue", "Segment", "Source", "load"]
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch.nn import Module
+    from typing_extensions import TypeIs
+
+    from .onnx.check import Finding
+
+__all__ = ["NeedsValue", "Segment", "Source", "check", "load"]
 
 
 def load(model: object, inputs: Sequence[object] | None = None) -> Source:
@@ -17,21 +25,31 @@ def load(model: object, inputs: Sequence[object] | None = None) -> Source:
 
     Raises ModelError (damaged, unsafe, or not a model), UnsupportedError (valid, but not compiled).
     """
-    torch = sys.modules.get("torch")  # a module can only be at hand if torch is imported already
-    if torch is not None and isinstance(model, torch.nn.Module):
+    if _is_module(model):
         from .torch import load_torch
         return load_torch(model, inputs)
-    if isinstance(model, (str, os.PathLike)):
-        if Path(model).suffix in (".pt", ".pth", ".pt2"):
-            raise ModelError(f"{str(model)!r} looks like a saved PyTorch model; load it with torch and pass the module with inputs=")
-        from .onnx import load_onnx
-        return load_onnx(model)
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        from .onnx import load_onnx
-        return load_onnx(bytes(model))
-    onnx = sys.modules.get("onnx")
-    if onnx is not None and isinstance(model, onnx.ModelProto):
+    if isinstance(model, (str, os.PathLike)) and Path(model).suffix in (".pt", ".pth", ".pt2"):
+        raise ModelError(f"{str(model)!r} looks like a saved PyTorch model; load it with torch and pass the module with inputs=")
+    if _is_onnx(model):
         from .onnx import load_onnx
         return load_onnx(model)
     raise ModelError(f"cannot compile an object of type {type(model).__module__}.{type(model).__qualname__}; expected a path, bytes or "
                      "ModelProto of an ONNX model, or a torch.nn.Module")
+
+
+def check(model: object) -> list[Finding]:
+    """Everything in an ONNX model (path, bytes, ModelProto) that Tilewright cannot compile; [] if there is nothing."""
+    if not _is_onnx(model):
+        raise ModelError(f"cannot check an object of type {type(model).__qualname__}; expected a path, bytes or ModelProto of ONNX")
+    from .onnx.check import check as check_onnx
+    return check_onnx(model)
+
+
+def _is_onnx(model: object) -> TypeIs[str | os.PathLike[str] | bytes | ModelProto]:
+    onnx = sys.modules.get("onnx")  # a ModelProto can only be at hand if onnx is imported already
+    return isinstance(model, (str, os.PathLike, bytes)) or (onnx is not None and isinstance(model, onnx.ModelProto))
+
+
+def _is_module(model: object) -> TypeIs[Module]:
+    torch = sys.modules.get("torch")
+    return torch is not None and hasattr(torch, "nn") and isinstance(model, torch.nn.Module)

@@ -9,11 +9,12 @@ from ....ir.graph import Value
 from .attributes import resolved
 from .graphs import Scope, describe, function_scope
 from .loading import opset_versions
+from .schemas import find_schema, function_body
 from .state import Item
 from .tensors import onnx_type
 
 if TYPE_CHECKING:
-    from onnx import FunctionProto, NodeProto, TypeProto
+    from onnx import AttributeProto, FunctionProto, NodeProto, TypeProto
 
     from .importer import Importer
 
@@ -31,6 +32,9 @@ def expand(imp: Importer, node: NodeProto, scope: Scope, body: FunctionProto) ->
     inner = function_scope(body, scope, {**scope.opsets, **opsets}, attrs, imp.new_prefix(scope.prefix + node.op_type))
     for k, name in enumerate(body.input):
         imp.env[inner.prefix + name] = imp.get(scope, node.input[k]) if k < len(node.input) else None
+    absent = [out for k, out in enumerate(node.output) if out and body.output[k] not in inner.defined]
+    if absent:
+        raise ModelError(f"{where}: its function does not compute the output {absent[0]!r}")
     pairs = tuple((scope.prefix + out, inner.prefix + body.output[k]) for k, out in enumerate(node.output) if out)
     imp.push(*node_tasks(inner), BindTask(pairs))
 
@@ -38,45 +42,21 @@ def expand(imp: Importer, node: NodeProto, scope: Scope, body: FunctionProto) ->
 def schema_function(node: NodeProto, scope: Scope, domain: str, opset: int, inputs: Sequence[Item]) -> FunctionProto | None:
     """The body that the ONNX standard gives an operator, for inputs of these types; None where it gives none."""
     import onnx
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset, domain)
-    except onnx.defs.SchemaError:
+    schema = find_schema(domain, node.op_type, opset)
+    if schema is None:
         return None
-    data = b""
-    if schema.has_context_dependent_function:
-        versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
-        if versions:
-            types = [type_proto(x).SerializeToString() for x in inputs]
-            concrete = onnx.NodeProto()
-            concrete.CopyFrom(node)
-            del concrete.attribute[:]
-            concrete.attribute.extend(_named(a, k) for k, a in resolved(node, scope.attrs).items())
-            data = schema.get_context_dependent_function_with_opset_version(versions[-1], concrete.SerializeToString(), types)
-    elif schema.has_function:
-        versions = [v for v in schema.function_opset_versions if v <= opset]
-        if versions:
-            data = schema.get_function_with_opset_version(versions[-1])
-    if not data:
-        return None
-    return _complete(onnx.FunctionProto.FromString(data), schema, domain, opset)
+    concrete = onnx.NodeProto()
+    concrete.CopyFrom(node)
+    del concrete.attribute[:]
+    concrete.attribute.extend(_named(a, k) for k, a in resolved(node, scope.attrs).items())
+    return function_body(schema, domain, opset, concrete, [type_proto(x) for x in inputs])
 
 
-def _complete(f: FunctionProto, schema: object, domain: str, opset: int) -> FunctionProto:
-    """Schema bodies leave out the defaults of attributes and sometimes their opsets."""
-    present = {a.name for a in f.attribute_proto}
-    for name, a in schema.attributes.items():  # type: ignore[attr-defined]
-        if a.default_value.name and name not in present:
-            f.attribute_proto.append(a.default_value)
-    if not f.opset_import:
-        f.opset_import.add(domain=domain, version=opset)
-    return f
-
-
-def _named(a: object, name: str) -> object:
+def _named(a: AttributeProto, name: str) -> AttributeProto:
     """A copy of an AttributeProto under another name."""
     import onnx
     out = onnx.AttributeProto()
-    out.CopyFrom(a)  # type: ignore[arg-type]
+    out.CopyFrom(a)
     out.name = name
     return out
 

@@ -13,6 +13,7 @@ from .attributes import plain
 from .graphs import Scope, describe, reads_of
 from .importer import Importer
 from .loading import domain_of
+from .schemas import find_schema
 from .state import Item
 
 if TYPE_CHECKING:
@@ -121,12 +122,8 @@ def old_opset_is_safe(domain: str, op_type: str, opset: int) -> bool:
     """Importers are written for opset 7 on. Older models are fine as far as an operator has not changed since."""
     if domain != "" or opset >= 7:
         return True
-    import onnx
-    try:
-        old, new = (onnx.defs.get_schema(op_type, v, "") for v in (opset, 7))
-    except onnx.defs.SchemaError:
-        return False
-    return old.since_version == new.since_version
+    old, new = find_schema("", op_type, opset), find_schema("", op_type, 7)
+    return old is not None and new is not None and old.since_version == new.since_version
 
 
 def why_unsupported(domain: str, op_type: str, opset: int) -> str:

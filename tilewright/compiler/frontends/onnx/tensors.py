@@ -150,7 +150,7 @@ def sparse_to_array(t: SparseTensorProto, folder: Path | None) -> np.ndarray:
         raise ModelError(f"{where} has the impossible shape {list(shape)}")
     linear = indices if indices.ndim == 1 else None
     if indices.ndim == 2 and indices.shape[1] == len(shape) and bool(((indices >= 0) & (indices < np.array(shape))).all()):
-        linear = np.ravel_multi_index(tuple(indices.T), shape)
+        linear = np.asarray(np.ravel_multi_index(tuple(indices.T), shape))
     if linear is None or len(linear) != values.size or (linear.size and (linear.min() < 0 or linear.max() >= math.prod(shape))):
         raise ModelError(f"{where} has indices that do not fit its shape {list(shape)}")
     out = np.zeros(math.prod(shape), values.dtype)

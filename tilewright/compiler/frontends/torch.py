@@ -1,0 +1,38 @@
+"""PyTorch modules, through torch's own ONNX exporter. torch is imported only when a module is given."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...errors import InputError, ModelError, UnsupportedError
+from .onnx import OnnxSource, load_onnx
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_torch(module: torch.nn.Module, inputs: Sequence[object] | None, dynamic: dict[str, object] | None = None) -> OnnxSource:
+    """Exports `module` for example `inputs` (tensors or arrays; positional arguments of forward) and loads the result.
+
+    `dynamic`: torch's `dynamic_shapes`, for dimensions that may change from call to call. The module is exported in the
+    mode it is in, which should be eval(). Raises InputError without inputs, UnsupportedError where torch cannot export.
+    """
+    if inputs is None:
+        raise InputError(f"a torch module needs example inputs to be exported: tw.compile({type(module).__name__.lower()}, inputs=(x,))")
+    if module.training:
+        raise ModelError(f"the module {type(module).__name__} is in training mode; call .eval() first, or dropout and batch norm "
+                         "would be compiled as in training")
+    import torch
+    try:
+        import onnxscript  # noqa: F401  (torch's exporter needs it and says so less clearly)
+    except ImportError:
+        raise UnsupportedError("exporting a torch module needs the package onnxscript: pip install 'tilewright[torch]'") from None
+    args = tuple(x if isinstance(x, torch.Tensor) else torch.as_tensor(x) for x in inputs)  # type: ignore[arg-type]
+    try:
+        with torch.no_grad():
+            program = torch.onnx.export(module, args, dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    except torch.onnx.OnnxExporterError as e:
+        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        raise UnsupportedError(f"torch cannot export {type(module).__name__} to ONNX: {reason}") from e
+    assert program is not None
+    return load_onnx(program.model_proto)
