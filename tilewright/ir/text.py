@@ -368,13 +368,18 @@ def save_graph(g: Graph, path: Path, weights_path: Path | None = None) -> None:
 
 
 def load_graph(path: Path) -> Graph:
-    """The graph saved at `path`, with arrays from the .npz beside it and from `weights.npz` in its folder."""
+    """The graph saved at `path`, with arrays from the .npz beside it and from `weights.npz` in its folder. Raises
+    ModelError for files that are damaged."""
     arrays: dict[str, np.ndarray] = {}
-    for f in (path.with_name("weights.npz"), path.with_suffix(".npz")):
-        if f.exists():
-            with np.load(f, allow_pickle=False) as z:
-                arrays.update({k: z[k] for k in z.files})
-    return parse_graph(path.read_text(encoding="utf-8"), arrays)
+    try:
+        for f in (path.with_name("weights.npz"), path.with_suffix(".npz")):
+            if f.exists():
+                with np.load(f, allow_pickle=False) as z:
+                    arrays.update({k: z[k] for k in z.files})
+        text = path.read_text(encoding="utf-8")
+    except (ValueError, EOFError, zipfile.BadZipFile) as e:  # UnicodeDecodeError is a ValueError
+        raise ModelError(f"{path} is not a snapshot of a graph, or an array file beside it is damaged: {e}") from None
+    return parse_graph(text, arrays)
 
 
 def _write_atomically(path: Path, content: str | dict[str, np.ndarray]) -> None:
