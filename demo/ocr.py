@@ -16,7 +16,7 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache" / "demo"
 PACKAGE = "rapidocr-onnxruntime==1.4.4"  # its wheel carries PP-OCRv4's models (Apache-2.0) as ONNX files
 MEMBER = "rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx"
 SHA256 = "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b"
-HEIGHT, WIDTH = 48, 320  # pixels; the network's input for one word, wider only where a word needs it
+HEIGHT, WIDTH = 48, 320  # pixels; the network's input for one word; wider only where a word needs it
 
 
 def model_path() -> Path:
