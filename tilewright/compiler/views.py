@@ -147,9 +147,6 @@ class _Planner:
             for v in g.outputs:
                 if v.name not in self.viewed:
                     self._own(v, "output" if v.name in self.results else "arena", self.results.get(v.name, 0))
-        self._refresh()
-
-    def _refresh(self) -> None:
         for name, move in self.viewed.items():       # in order of the graph: sources come first
             place = compose(move, self.places[move.source.name])
             assert place is not None
@@ -213,9 +210,15 @@ class _Planner:
             return False
         self.claimed.add(v.name)
         self.storages.pop(self.places[v.name].storage)
-        self.places[v.name] = want
-        self._refresh()
+        self._move_to(v, want)
         return True
+
+    def _move_to(self, v: Value, p: Placement) -> None:
+        self.places[v.name] = p
+        for move in self.viewers.get(v.name, ()):
+            q = compose(move, p)
+            assert q is not None
+            self._move_to(move.result, q)
 
     def _fits(self, v: Value, p: Placement) -> bool:
         if not self._readable(v, p):

@@ -1,0 +1,256 @@
+"""Fewer, longer loops: axes of one iteration vanish, neighbours that walk memory as one become one.
+
+    y[i0<1, i1<64, i2<56, i3<56] = relu(x[i0,i1,i2,i3])   ->   y[i0<200704] = relu(x[i0])
+    y[i0<1, i1<64, i2<56, i3<56] = relu(x[…] + b[i1])     ->   y[i0<64, i1<3136] = relu(x[i0,i1] + b[i0])
+
+Requires nothing; ensures the same elements are computed from the same elements. Two axes merge where every address in
+the computes is a function of their combination alone; results and reductions never merge with each other. Computes that
+read each other's results merge alike, so that rows shared between them stay shared.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from ..ir.affine import Atom, Linear, Opaque, address, linear, simplify
+from ..ir.expr import Axis, Buffer, Expr, Load, Reduce, Var, children, loads, rewrite, wrap
+from ..ir.program import Compute, Program
+from ..ir.types import I64
+
+
+def collapse_axes(program: Program) -> Program:
+    """`program` with as few axes as its addresses allow, named i0, i1, … and r0, r1, … in each compute."""
+    if any(a.extent == 0 for c in program.computes for a in (*c.axes, *c.reduce_axes)):
+        return program
+    program = _map_computes(_drop_ones(program), _without_single_points)
+    produced = {c.buffer.name for c in program.computes}
+    linked = any(b.name in produced for c in program.computes for b in c.reads)
+    merges = [[_mergeable(c, c.axes, k) for k in range(len(c.axes) - 1)] for c in program.computes]
+    if linked:
+        merges = _agree(program.computes, merges)
+    inner = [[_mergeable(c, c.reduce_axes, k) for k in range(len(c.reduce_axes) - 1)] for c in program.computes]
+    if any(map(any, merges)) or any(map(any, inner)):
+        program = _merge(program, merges, inner)
+    return _map_computes(_join_dims(program), _renamed)
+
+
+def _map_computes(p: Program, f: Callable[[Compute], Compute]) -> Program:
+    return replace(p, computes=tuple(map(f, p.computes)))
+
+
+# -- extents of one ----------------------------------------------------------------------------------------------------
+def _drop_ones(p: Program) -> Program:
+    """Dimensions with one element, or whose stride is 0 (inputs only), leave every buffer; such axes leave the loops."""
+    made = {c.buffer.name for c in p.computes}
+    keep = {b.name: [k for k, (n, s) in enumerate(zip(b.shape, b.strides, strict=True)) if n != 1 and (s or b.name in made)]
+            for b in (*p.inputs, *(c.buffer for c in p.computes))}
+    new = {b.name: Buffer(b.name, b.dtype, tuple(b.shape[k] for k in keep[b.name]), tuple(b.strides[k] for k in keep[b.name]))
+           for b in (*p.inputs, *(c.buffer for c in p.computes))}
+
+    def visit(n: Expr) -> Expr | None:
+        if isinstance(n, Load):
+            return Load(new[n.buffer.name], tuple(n.index[k] for k in keep[n.buffer.name]), n.where, n.other)
+        return wrap(0, I64) if isinstance(n, Var) and n.axis.extent == 1 else None
+    computes = tuple(Compute(new[c.buffer.name], tuple(c.axes[k] for k in keep[c.buffer.name]), simplify(rewrite(c.body, visit)))
+                     for c in p.computes)
+    return Program(p.name, tuple(new[b.name] for b in p.inputs), tuple(new[b.name] for b in p.outputs), computes)
+
+
+def _without_single_points(c: Compute) -> Compute:
+    """Reductions lose their axes of extent 1, and vanish where no other is left."""
+    if not any(a.extent == 1 for a in c.reduce_axes):
+        return c
+    axes = tuple(a for a in c.reduce_axes if a.extent != 1)
+    return replace(c, body=rewrite(c.body, lambda n: (Reduce(n.kind, axes, n.body) if axes else n.body) if isinstance(n, Reduce) else None))
+
+
+# -- merging axes ------------------------------------------------------------------------------------------------------
+def _mergeable(c: Compute, axes: tuple[Axis, ...], k: int) -> bool:
+    """Whether axes[k] and axes[k + 1] occur in every address as axes[k] * extent + axes[k + 1], and nowhere else."""
+    a, b = axes[k], axes[k + 1]
+    stores = [_plain(c.buffer, c.axes)] if a in c.axes else []
+    found = loads(c.body)
+    for where in (*stores, *map(address, found)):
+        if where.coefficient(a) != where.coefficient(b) * b.extent:
+            return False
+        if any(x in (a, b) for atom, _ in where.terms if not isinstance(atom, Axis) for x in _inside(atom)):
+            return False
+    return not any(isinstance(n, Var) and n.axis in (a, b) for n in _outside_indices(c.body))
+
+
+def _plain(b: Buffer, axes: tuple[Axis, ...]) -> Linear:
+    out = Linear()
+    for x, s in zip(axes, b.strides, strict=True):
+        out = out + linear(Var(x)).scaled(s)
+    return out
+
+
+def _inside(atom: Atom) -> set[Axis]:
+    """Axes that an atom depends on other than through the addresses of loads (those are looked at on their own)."""
+    if isinstance(atom, Axis):
+        return {atom}
+    if isinstance(atom, Opaque):
+        return {n.axis for n in _outside_indices(atom.expr) if isinstance(n, Var)}
+    return {x for a, _ in atom.arg.terms for x in _inside(a)}
+
+
+def _outside_indices(body: Expr) -> Iterable[Expr]:
+    """Nodes of the body that are reached without going through a load's index."""
+    seen: set[int] = set()
+    stack = [body]
+    while stack:
+        n = stack.pop()
+        if id(n) in seen:
+            continue
+        seen.add(id(n))
+        yield n
+        stack += [x for x in (n.where, n.other) if x is not None] if isinstance(n, Load) else children(n)
+
+
+def _agree(computes: tuple[Compute, ...], merges: list[list[bool]]) -> list[list[bool]]:
+    """Axes k and k + 1 merge in all computes that have both with equal extents, or in none."""
+    out = [list(m) for m in merges]
+    for k in range(max(map(len, merges), default=0)):
+        by_extent: dict[tuple[int, ...], list[int]] = {}
+        for i, c in enumerate(computes):
+            if len(c.axes) > k:
+                by_extent.setdefault(tuple(a.extent for a in c.axes[:k + 1]), []).append(i)
+        for i, m in enumerate(out):
+            if k < len(m) and m[k]:
+                prefix = tuple(a.extent for a in computes[i].axes[:k + 1])
+                m[k] = all(k < len(merges[j]) and merges[j][k] and computes[j].axes[k + 1].extent == computes[i].axes[k + 1].extent
+                           for j in by_extent[prefix])
+    return out
+
+
+def _runs(axes: tuple[Axis, ...], merge: list[bool], prefix: str) -> list[tuple[Axis, tuple[Axis, ...]]]:
+    """Each merged axis with the axes it stands for."""
+    groups: list[list[Axis]] = []
+    for k, a in enumerate(axes):
+        if k and merge[k - 1]:
+            groups[-1].append(a)
+        else:
+            groups.append([a])
+    out = []
+    for k, g in enumerate(groups):
+        n = 1
+        for a in g:
+            n *= a.extent
+        out.append((Axis(f"{prefix}{k}", n), tuple(g)))
+    return out
+
+
+def _merge(p: Program, merges: list[list[bool]], inner: list[list[bool]]) -> Program:
+    new: dict[str, Buffer] = {}
+    computes: list[Compute] = []
+    sizes: dict[str, list[tuple[int, ...]]] = {}
+    for c, outer_flags, inner_flags in zip(p.computes, merges, inner, strict=True):
+        outer, red = _runs(c.axes, outer_flags, "m"), _runs(c.reduce_axes, inner_flags, "n")
+        at: dict[Axis, Expr] = {}
+        for axis, parts in (*outer, *red):
+            step = axis.extent
+            for a in parts:
+                above, step = step, step // a.extent
+                e = Var(axis) if step == 1 else Var(axis) // step
+                at[a] = e if above == axis.extent else e % a.extent
+        strides = [c.buffer.strides[c.axes.index(parts[-1])] for _, parts in outer]
+        buffer = Buffer(c.buffer.name, c.buffer.dtype, tuple(a.extent for a, _ in outer), tuple(strides))
+        new[buffer.name], sizes[buffer.name] = buffer, [tuple(a.extent for a in parts) for _, parts in outer]
+        computes.append(Compute(buffer, tuple(a for a, _ in outer), _rebuilt(c.body, at, tuple(a for a, _ in red), new, sizes)))
+    return Program(p.name, p.inputs, tuple(new[b.name] for b in p.outputs), tuple(computes))
+
+
+def _rebuilt(body: Expr, at: dict[Axis, Expr], red: tuple[Axis, ...], new: dict[str, Buffer],
+             sizes: dict[str, list[tuple[int, ...]]]) -> Expr:
+    """The body over merged axes, loads of the program's own results with their merged dimensions."""
+    def visit(n: Expr) -> Expr | None:
+        if isinstance(n, Var):
+            return at.get(n.axis)
+        if isinstance(n, Reduce):
+            return Reduce(n.kind, red, n.body)
+        if isinstance(n, Load) and n.buffer.name in new:
+            index, it = [], iter(n.index)
+            for parts in sizes[n.buffer.name]:
+                e = next(it)
+                for m in parts[1:]:
+                    e = e * m + next(it)
+                index.append(e)
+            return Load(new[n.buffer.name], tuple(index), n.where, n.other)
+        return None
+    return simplify(rewrite(body, visit))
+
+
+# -- dimensions of inputs ----------------------------------------------------------------------------------------------
+def _join_dims(p: Program) -> Program:
+    """Contiguous dimensions of inputs become one where that makes an index shorter (merged axes, flattened reads)."""
+    found: dict[str, list[Load]] = {b.name: [] for b in p.inputs}
+    for c in p.computes:
+        for x in loads(c.body):
+            if x.buffer.name in found:
+                found[x.buffer.name].append(x)
+    new: dict[str, tuple[Buffer, list[int]]] = {}
+    for b in p.inputs:
+        cuts = [k for k in range(1, len(b.shape)) if not _worth_joining(b, k, found[b.name])]
+        if len(cuts) < len(b.shape) - 1:
+            starts = [0, *cuts]
+            ends = [*cuts, len(b.shape)]
+            shape = tuple(_product(b.shape[i:j]) for i, j in zip(starts, ends, strict=True))
+            new[b.name] = (Buffer(b.name, b.dtype, shape, tuple(b.strides[j - 1] for j in ends)), starts)
+    if not new:
+        return p
+
+    def visit(n: Expr) -> Expr | None:
+        if not isinstance(n, Load) or n.buffer.name not in new:
+            return None
+        buffer, starts = new[n.buffer.name]
+        index = []
+        for k, start in enumerate(starts):
+            stop = starts[k + 1] if k + 1 < len(starts) else len(n.index)
+            e = n.index[start]
+            for j in range(start + 1, stop):
+                e = e * n.buffer.shape[j] + n.index[j]
+            index.append(e)
+        return Load(buffer, tuple(index), n.where, n.other)
+    return Program(p.name, tuple(new[b.name][0] if b.name in new else b for b in p.inputs), p.outputs,
+                   tuple(replace(c, body=simplify(rewrite(c.body, visit))) for c in p.computes))
+
+
+def _worth_joining(b: Buffer, k: int, found: list[Load]) -> bool:
+    """Dimensions k-1 and k are contiguous, and joined they need fewer divisions than apart in some load, and in none more."""
+    if b.strides[k - 1] != b.strides[k] * b.shape[k]:
+        return False
+    gain = False
+    for x in found:
+        hi, lo = linear(x.index[k - 1]), linear(x.index[k])
+        before, after = _divisions(hi) + _divisions(lo), _divisions(hi.scaled(b.shape[k]) + lo)
+        if after > before:
+            return False
+        gain |= after < before
+    return gain
+
+
+def _divisions(x: Linear) -> int:
+    return sum(not isinstance(a, Axis) for a, _ in x.terms)
+
+
+def _product(dims: Iterable[int]) -> int:
+    out = 1
+    for n in dims:
+        out *= n
+    return out
+
+
+def _renamed(c: Compute) -> Compute:
+    """Axes named by position: equal programs get equal text."""
+    names = {a: Axis(f"i{k}", a.extent) for k, a in enumerate(c.axes)}
+    red = {a: Axis(f"r{k}", a.extent) for k, a in enumerate(c.reduce_axes)}
+    if all(a == b for a, b in {**names, **red}.items()):
+        return c
+
+    def visit(n: Expr) -> Expr | None:
+        if isinstance(n, Var):
+            a = names.get(n.axis) or red.get(n.axis)
+            return Var(a) if a and a != n.axis else None
+        return Reduce(n.kind, tuple(red[a] for a in n.axes), n.body) if isinstance(n, Reduce) else None
+    return Compute(c.buffer, tuple(names.values()), rewrite(c.body, visit))
+

@@ -1,0 +1,345 @@
+"""Groups to tensor programs: the computations of a group's ops written as few computes, over the memory of their values.
+
+    matmul, add, relu                     y0[i0,i1] = relu(sum(r0<64: x0[i0,r0] * x1[r0,i1]) + x2[i1])
+    softmax of a scaled and masked value  t0 (row maximum), t1 (row sum), y0
+
+Values inside a group vanish by substitution: a map into the bodies that read it, a reduction into the one body that
+reads each of its elements once. Kept as local buffers are a reduction that is read more widely, and what costs more than
+a few operations and would be computed again. Literals of one element become constants.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir.affine import simplify
+from ..ir.expr import (
+    Axis,
+    Buffer,
+    Call,
+    Cast,
+    Checked,
+    Const,
+    Expr,
+    Load,
+    Reduce,
+    Var,
+    children,
+    loads,
+    reduces,
+    rewrite,
+    select,
+    walk,
+    wrap,
+)
+from ..ir.graph import Graph, Node, Value
+from ..ir.kinds import cost
+from ..ir.op import OPS
+from ..ir.ops.slices import AxisAttrs, PadAttrs
+from ..ir.program import Compute, Program
+from ..ir.types import contiguous_strides
+from .collapse import collapse_axes
+from .fuse import CHEAP, Group, Partition
+from .views import Placement, Role, Views
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An argument of a kernel: element `offset` of a storage."""
+
+    storage: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One call at run time: `program` over the memory at `inputs` and `outputs` (in the order of the program's), or the
+    host function of `node` where there is no program. `group` is the position in the partition, -1 for final copies."""
+
+    program: Program | None
+    node: Node | None
+    inputs: tuple[Ref, ...]
+    outputs: tuple[Ref, ...]
+    label: str
+    group: int = -1
+
+
+def lower(graph: Graph, partition: Partition, views: Views) -> tuple[Kernel, ...]:
+    """All kernels of the graph in order of execution."""
+    out = [k for i, (g, r) in enumerate(zip(partition.groups, views.roles, strict=True)) for k in lower_group(graph, g, views, r, i)]
+    return (*out, *(_copy(graph, v, views.placements[v.name], Placement(f"out{k}", 0, contiguous_strides(v.type.shape)), "copy")
+                    for v, k in views.copies))
+
+
+def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int = -1) -> tuple[Kernel, ...]:
+    """The kernels that do what `role` leaves of the group: none for a view, one as a rule, several for a concat."""
+    place = views.placements
+    if role.kind == "view":
+        return ()
+    if group.kind == "irregular":
+        node = group.anchor
+        return (Kernel(None, node, *(tuple(Ref(place[v.name].storage, place[v.name].offset) for v in vs)
+                                     for vs in (node.operands, node.outputs)), label=node.op, group=index),)
+    if role.kind == "parts":
+        return _parts(graph, group.anchor, views, role.parts, index)
+    if role.kind == "border":
+        return (_border(group.anchor, place[group.outputs[0].name], index),)
+    return (_Lowering(graph, group, views).kernel(index),)
+
+
+# -- the pieces of layout ops that views leave over --------------------------------------------------------------------
+def _copy(graph: Graph, v: Value, src: Placement, dst: Placement, label: str, index: int = -1) -> Kernel:
+    x, y = Buffer("x0", v.type.dtype, v.type.shape, src.strides), Buffer("y0", v.type.dtype, v.type.shape, dst.strides)
+    axes = tuple(Axis(f"i{k}", n) for k, n in enumerate(v.type.shape))
+    literal = _literal(graph, v)
+    ins = () if literal else (x,)
+    program = Program(label, ins, (y,), (Compute(y, axes, literal or Load(x, tuple(map(Var, axes)))),))
+    return Kernel(collapse_axes(program), None, (Ref(src.storage, src.offset),) * len(ins), (Ref(dst.storage, dst.offset),), label, index)
+
+
+def _parts(graph: Graph, node: Node, views: Views, parts: tuple[int, ...], index: int) -> tuple[Kernel, ...]:
+    assert isinstance(node.attrs, AxisAttrs)
+    axis, whole = node.attrs.axis, views.placements[node.outputs[0].name]
+    out: list[Kernel] = []
+    at = 0
+    for k, v in enumerate(node.operands):
+        if k in parts:
+            dst = Placement(whole.storage, whole.offset + at * whole.strides[axis], whole.strides)
+            out.append(_copy(graph, v, views.placements[v.name], dst, "concat", index))
+        at += v.type.shape[axis]
+    return tuple(out)
+
+
+def _border(node: Node, place: Placement, index: int) -> Kernel:
+    """Fills what surrounds a padded value: for each dimension the slabs before and after, inside those of earlier ones."""
+    assert isinstance(node.attrs, PadAttrs)
+    a, out, x = node.attrs, node.outputs[0].type, node.operands[0].type
+    computes: list[Compute] = []
+    refs: list[Ref] = []
+    for k in range(out.rank):
+        for first, n in ((0, a.before[k]), (a.before[k] + x.shape[k], a.after[k])):
+            shape = (*x.shape[:k], n, *out.shape[k + 1:])
+            if 0 in shape:
+                continue
+            buffer = Buffer(f"y{len(refs)}", out.dtype, shape, place.strides)
+            axes = tuple(Axis(f"i{j}", m) for j, m in enumerate(shape))
+            computes.append(Compute(buffer, axes, wrap(bool(a.value) if out.dtype.kind == "b" else a.value, out.dtype)))
+            starts = (*a.before[:k], first, *(0,) * (out.rank - k - 1))
+            refs.append(Ref(place.storage, place.offset + sum(i * s for i, s in zip(starts, place.strides, strict=True))))
+    program = Program("pad_border", (), tuple(c.buffer for c in computes), tuple(computes))
+    return Kernel(collapse_axes(program), None, (), tuple(refs), "pad border", index)
+
+
+def _literal(graph: Graph, v: Value) -> Const | None:
+    c = graph.constants.get(v.name)
+    if c is None or c.updatable or c.array.size != 1:
+        return None
+    value = c.array.reshape(()).astype(float if v.type.dtype.is_float else c.array.dtype).item()
+    return Const(value, v.type.dtype)
+
+
+# -- groups ------------------------------------------------------------------------------------------------------------
+@dataclass(eq=False, slots=True)
+class _Def:
+    """One compute of an op, with names made unique. `keep`: it gets a buffer of its own."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    body: Expr
+    buffer: Buffer
+    keep: bool
+    reduces: bool = False
+    total: int = 0       # cost of an element with all that is substituted into it
+
+
+class _Lowering:
+    def __init__(self, graph: Graph, group: Group, views: Views):
+        self.graph, self.group, self.views = graph, group, views
+        self.shared = Interner()
+        self.outputs = {f"%{v.name}": k for k, v in enumerate(group.outputs)}  # "%": apart from the program's own names
+        self.literals = {f"%{v.name}": c for v in group.inputs if (c := _literal(graph, v)) is not None}
+        self.inputs = [v for v in group.inputs if f"%{v.name}" not in self.literals]
+        self.defs: dict[str, _Def] = {}
+        for k, n in enumerate(group.nodes):
+            self._add(k, n)
+        self._drop_dead()
+        self._decide()
+
+    def kernel(self, index: int) -> Kernel:
+        name = "_".join(n.op for n in self.group.nodes)[:60]
+        program = collapse_axes(self.program(name))
+        refs = {f"x{k}": v for k, v in enumerate(self.inputs)}
+        used = [refs[b.name] for b in program.inputs]
+        return Kernel(program, None, tuple(map(self._ref, used)), tuple(map(self._ref, self.group.outputs)), self.group.label, index)
+
+    def _ref(self, v: Value) -> Ref:
+        p = self.views.placements[v.name]
+        return Ref(p.storage, p.offset)
+
+    def program(self, label: str) -> Program:
+        """The group as a program, before collapsing of axes. Inputs that nothing reads are left out."""
+        real: dict[str, Buffer] = {}
+        for k, v in enumerate(self.inputs):
+            real[f"%{v.name}"] = Buffer(f"x{k}", v.type.dtype, v.type.shape, self.views.placements[v.name].strides)
+        bodies: dict[str, Expr] = {}
+        computes: list[Compute] = []
+        local = 0
+        for d in self.defs.values():
+            body = self.shared(simplify(self._resolve(d.body, real, bodies)))
+            if not d.keep:
+                bodies[d.name] = body
+                continue
+            if d.name in self.outputs:
+                buffer = Buffer(f"y{self.outputs[d.name]}", d.buffer.dtype, d.buffer.shape, self.views.placements[d.name[1:]].strides)
+            else:
+                buffer, local = Buffer(f"t{local}", d.buffer.dtype, d.buffer.shape), local + 1
+            real[d.name] = buffer
+            computes.append(Compute(buffer, d.axes, body))
+        read = {b.name for c in computes for b in c.reads}
+        ins = tuple(b for v in self.inputs if (b := real[f"%{v.name}"]).name in read)
+        return Program(label, ins, tuple(real[name] for name in self.outputs), tuple(computes))
+
+    # -- what the ops compute -----------------------------------------------------------------------------------------
+    def _add(self, k: int, node: Node) -> None:
+        ins = tuple(None if v is None else Buffer(f"%{v.name}", v.type.dtype, v.type.shape) for v in node.inputs)
+        made = OPS[node.op].compute(node.attrs, tuple(v.type for v in node.outputs), *ins)
+        assert made, f"{node.op} has neither computations nor a host function"
+        names = {f"out{i}": f"%{v.name}" for i, v in enumerate(node.outputs)}
+        local = {c.buffer.name: Buffer(names.get(c.buffer.name, f"#{k}:{c.buffer.name}"), c.buffer.dtype, c.buffer.shape) for c in made}
+
+        def rename(n: Expr) -> Expr | None:
+            if isinstance(n, Load) and n.buffer.name in local:
+                return Load(local[n.buffer.name], n.index, n.where, n.other)
+            return None
+        for c in made:
+            b = local[c.buffer.name]
+            body = self.shared(rewrite(c.body, rename))
+            self.defs[b.name] = _Def(b.name, c.axes, body, b, b.name in self.outputs or c.buffer.name not in names)
+
+    def _drop_dead(self) -> None:
+        live: set[str] = set(self.outputs)
+        for d in reversed(self.defs.values()):
+            if d.name in live:
+                live |= {x.buffer.name for x in loads(d.body)}
+        self.defs = {k: d for k, d in self.defs.items() if k in live}
+
+    # -- what gets a buffer -------------------------------------------------------------------------------------------
+    def _decide(self) -> None:
+        readers: dict[str, list[_Def]] = {}
+        for d in self.defs.values():
+            inner = [self.defs[n] for n in dict.fromkeys(x.buffer.name for x in loads(d.body)) if n in self.defs]
+            for s in inner:
+                readers.setdefault(s.name, []).append(d)
+            d.reduces = bool(reduces(d.body)) or any(s.reduces and not s.keep for s in inner)
+            d.total = cost(d.body) + sum(s.total for s in inner if not s.keep)
+        sinks: dict[str, set[str]] = {}
+        holds = {d.name: d.name for d in self.defs.values() if d.keep and reduces(d.body)}  # kept compute -> its reduction
+        for d in reversed(self.defs.values()):
+            if d.keep:
+                sinks[d.name] = {d.name}
+                continue
+            sinks[d.name] = set().union(*(sinks[r.name] for r in readers[d.name]))
+            if not (self._reduction_fits(d, readers[d.name], sinks[d.name], holds) if d.reduces
+                    else self._map_fits(d, readers[d.name], sinks[d.name])):
+                d.keep, sinks[d.name] = True, {d.name}
+                if reduces(d.body):
+                    holds[d.name] = d.name
+
+    def _reduction_fits(self, d: _Def, readers: list[_Def], sinks: set[str], holds: dict[str, str]) -> bool:
+        """Into one body only, read once an element, and no second reduction there."""
+        if len(sinks) != 1 or any(reduces(r.body) for r in readers) or not all(_reads_in_place(d, r) for r in readers):
+            return False
+        (sink,) = sinks
+        return not reduces(d.body) or holds.setdefault(sink, d.name) == d.name
+
+    def _map_fits(self, d: _Def, readers: list[_Def], sinks: set[str]) -> bool:
+        if d.total <= CHEAP and len(loads(d.body)) <= 2 or len(sinks) == 1 and all(_reads_in_place(d, r) for r in readers):
+            return True
+        return sum(_evaluations(d, r) for r in readers) <= max(_points(d.axes), 1)
+
+    # -- substitution -------------------------------------------------------------------------------------------------
+    def _resolve(self, body: Expr, real: dict[str, Buffer], bodies: dict[str, Expr]) -> Expr:
+        """`body` with loads of values replaced by loads of buffers, constants or the expressions that define them."""
+        done: dict[tuple[object, ...], Expr] = {}
+
+        def visit(n: Expr) -> Expr | None:
+            if not isinstance(n, Load):
+                return None
+            name = n.buffer.name
+            if name in real:
+                return Load(real[name], n.index, n.where, n.other)
+            key = (name, *map(id, n.index), id(n.where), id(n.other))
+            if key not in done:
+                value = self.literals[name] if name in self.literals else self._at(self.defs[name].axes, bodies[name], n.index)
+                if n.where is not None and n.other is not None:
+                    value = select(n.where, _guarded(value, n.where), n.other)
+                done[key] = value
+            return done[key]
+        return rewrite(body, lambda n: self.shared.node(visit(n) or n))
+
+    def _at(self, axes: tuple[Axis, ...], body: Expr, index: tuple[Expr, ...]) -> Expr:
+        at = {a: i for a, i in zip(axes, index, strict=True) if not (isinstance(i, Var) and i.axis == a)}
+        return rewrite(body, lambda n: self.shared.node(at.get(n.axis, n) if isinstance(n, Var) else n)) if at else body
+
+
+def _guarded(e: Expr, where: Expr) -> Expr:
+    """`e` that touches memory only where `where` holds (its value elsewhere is of no use)."""
+    def visit(n: Expr) -> Expr | None:
+        if not isinstance(n, Load):
+            return None
+        both = where if n.where is None else where & n.where
+        return Load(n.buffer, n.index, both, wrap(False if n.dtype.kind == "b" else 0, n.dtype) if n.other is None else n.other)
+    return rewrite(e, visit)
+
+
+def _reads_in_place(d: _Def, r: _Def) -> bool:
+    """r reads d only at its own index, outside its reductions, unguarded."""
+    inside = {id(n) for x in reduces(r.body) for n in walk(x.body)}
+    return all(id(x) not in inside and x.where is None and len(x.index) == len(r.axes) and d.buffer.shape == r.buffer.shape
+               and all(isinstance(i, Var) and i.axis == a or a.extent == 1 for i, a in zip(x.index, r.axes, strict=True))
+               for x in loads(r.body) if x.buffer.name == d.name)
+
+
+def _evaluations(d: _Def, r: _Def) -> int:
+    inside = {id(n) for x in reduces(r.body) for n in walk(x.body)}
+    points, inner = _points(r.axes), _points(reduces(r.body)[0].axes) if inside else 1
+    return sum(points * (inner if id(x) in inside else 1) for x in loads(r.body) if x.buffer.name == d.name)
+
+
+def _points(axes: Sequence[Axis]) -> int:
+    out = 1
+    for a in axes:
+        out *= a.extent
+    return out
+
+
+class Interner:
+    """Makes structurally equal expressions the same object, so that what is computed twice is computed once."""
+
+    def __init__(self) -> None:
+        self.table: dict[tuple[object, ...], Expr] = {}
+
+    def __call__(self, e: Expr) -> Expr:
+        return rewrite(e, self.node)
+
+    def node(self, n: Expr) -> Expr:
+        """The representative of a node whose children are representatives."""
+        match n:
+            case Const(value, dtype):
+                own: tuple[object, ...] = (repr(value), dtype)
+            case Var(axis, dtype):
+                own = (axis, dtype)
+            case Load(buffer, _, where, _):
+                own = (buffer.name, where is None)
+            case Call(fn, _, dtype):
+                own = (fn, dtype)
+            case Cast(_, dtype):
+                own = (dtype,)
+            case Checked(_, extent, _):
+                own = (extent,)
+            case Reduce(kind, axes, _):
+                own = (kind, axes)
+            case _:
+                raise AssertionError(type(n))
+        key = (type(n), own, *map(id, children(n)))
+        return self.table.setdefault(key, n)
