@@ -40,7 +40,7 @@ def test_keys_do_not_run_together() -> None:
 @pytest.mark.parametrize("damage", [
     lambda b: b[:-1], lambda b: b[:10], lambda b: b"", lambda b: b + b"x", lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:],
     lambda b: b"ELF" + b[3:], lambda b: bytes(len(b))])
-def test_damaged_entries_are_ignored_and_replaced(tmp_path: Path, damage) -> None:  # noqa: ANN001
+def test_damaged_entries_are_ignored_and_replaced(tmp_path: Path, damage) -> None:
     c = ObjectCache(tmp_path)
     c.put(KEY, b"some code" * 10)
     file = tmp_path / (KEY + ".o")

@@ -51,15 +51,17 @@ def test_plan_runs() -> None:
              "tw_run": emit_entry(plan)}
     library = load([compile_ir(x, HOST) for x in texts.values()], ["tw_run"], HOST)
 
-    @ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_float))
-    def twice(a: object, out: object) -> None:
+    @ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_float))
+    def twice(a: object, out: object) -> int:
         for i in range(5):
             out[i] = 2 * a[i]  # pyright: ignore
+        return 1 if out[0] < 0 else 0  # pyright: ignore
     host = [ctypes.cast(twice, ctypes.c_void_p).value or 0]
     x, w = np.arange(5, dtype=np.float32), np.full(5, 3, np.float32)
     k, y = np.array([0, 1, 2, 3, 3]), np.zeros(5, np.float32)
     assert run(library, [x, k], [y], [w], 256, host) == 0
     np.testing.assert_array_equal(y, (x + np.array([1.5, 2.5, 3.5, 4.5, 4.5], np.float32)) * 2 * 3)
+    assert run(library, [x - 9, k], [y], [w], 256, host) == 1
     for bad in (4, -1):
         assert run(library, [x, np.array([0, 1, 2, 3, bad])], [y], [w], 256, host) == 1
 

@@ -46,13 +46,16 @@ class KernelCall:
 
 @dataclass(frozen=True, slots=True)
 class HostCall:
-    """An irregular op, run by a function outside of the compiled code: table[k](args…), one pointer an argument,
-    where k is this call's position among the plan's HostCalls. `types` are those of the args, inputs then outputs."""
+    """An irregular op, run by a function outside of the compiled code (`host_kernels.py`): table[k](args…), one pointer an
+    argument, where k is this call's position among the plan's HostCalls; it returns 0, or 1 for an index out of range.
+
+    attrs: as `ir.text.attrs_text` writes them. types: of the op's inputs (None: absent, then it has no argument), then of
+    its outputs. n_inputs: how many of them are inputs."""
 
     op: str
     attrs: str
     args: tuple[Slot, ...]
-    types: tuple[TensorType, ...]
+    types: tuple[TensorType | None, ...]
     n_inputs: int
     label: str = ""
 
@@ -132,7 +135,7 @@ def _call_json(c: Call) -> dict[str, object]:
     args = [_slot_json(s) for s in c.args]
     if isinstance(c, KernelCall):
         return {"symbol": c.symbol, "args": args, "trips": c.trips, "workspace": _slot_json(c.workspace), "label": c.label}
-    return {"op": c.op, "attrs": c.attrs, "args": args, "types": [type_json(t) for t in c.types], "n_inputs": c.n_inputs, "label": c.label}
+    return {"op": c.op, "attrs": c.attrs, "args": args, "types": [type_json(t) if t else None for t in c.types], "n_inputs": c.n_inputs, "label": c.label}
 
 
 def _get(data: object, key: str, kind: type[T]) -> T:
@@ -164,7 +167,7 @@ def _call(data: object) -> Call:
     args, label = _list(d, "args", _slot), _get(d, "label", str)
     if "symbol" in d:
         return KernelCall(_get(d, "symbol", str), args, _get(d, "trips", int), _slot(d["workspace"]) if d["workspace"] else None, label)
-    return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, _list(d, "types", type_from_json), _get(d, "n_inputs", int), label)
+    return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, _list(d, "types", lambda t: type_from_json(t) if t is not None else None), _get(d, "n_inputs", int), label)
 
 
 def _plan(d: dict[str, object]) -> Plan:

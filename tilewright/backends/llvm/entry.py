@@ -3,7 +3,7 @@
     i32 tw_run(ptr inputs, ptr outputs, ptr weights, ptr arena, ptr ctx) {
       x0 = inputs[0]; w0 = weights[0]; …
       matmul_0(x0, w0, arena + 64, arena + 4096 /* workspace */, 0, 7 /* trips */, ctx);
-      ctx->host[0](arena + 64, y0);
+      ctx->error |= ctx->host[0](arena + 64, y0);
       return ctx->error != 0;
     }
 
@@ -65,12 +65,19 @@ def _body(plan: Plan) -> list[str]:
             lines.append(f"  call void @{_quoted(c.symbol)}({', '.join(args)})")
         else:
             assert isinstance(c, HostCall)
-            lines += [f"  %table{host}_at = getelementptr i64, ptr %ctx, i64 {CTX_HOST}", f"  %table{host} = load ptr, ptr %table{host}_at",
-                      f"  %host{host}_at = getelementptr ptr, ptr %table{host}, i64 {host}", f"  %host{host} = load ptr, ptr %host{host}_at",
-                      f"  call void %host{host}({', '.join(args)})"]
+            lines += _host_call(host, args)
             host += 1
     assert CTX_ERROR == 0
-    return [*lines, "  %error = load i64, ptr %ctx", "  %bad = icmp ne i64 %error, 0", "  %result = zext i1 %bad to i32", "  ret i32 %result"]
+    return [*lines, "  %error = load i64, ptr %ctx", "  %bad = icmp ne i64 %error, 0", "  %result = zext i1 %bad to i32",
+            "  ret i32 %result"]
+
+
+def _host_call(number: int, args: list[str]) -> list[str]:
+    n = number
+    return [f"  %table{n}_at = getelementptr i64, ptr %ctx, i64 {CTX_HOST}", f"  %table{n} = load ptr, ptr %table{n}_at",
+            f"  %host{n}_at = getelementptr ptr, ptr %table{n}, i64 {n}", f"  %host{n} = load ptr, ptr %host{n}_at",
+            f"  %code{n} = call i32 %host{n}({', '.join(args)})", f"  %wide{n} = zext i32 %code{n} to i64",
+            f"  %before{n} = load i64, ptr %ctx", f"  %after{n} = or i64 %before{n}, %wide{n}", f"  store i64 %after{n}, ptr %ctx"]
 
 
 def _quoted(symbol: str) -> str:

@@ -5,6 +5,8 @@ and symbols for debuggers; `Library` unloads it when the last reference is gone.
 """
 from __future__ import annotations
 
+import _ctypes
+import contextlib
 import ctypes
 import itertools
 import os
@@ -15,8 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import _ctypes
+from typing import BinaryIO, cast
 
 from ...errors import TargetError
 from ..cache import ObjectCache, cache_key, compiler_version, llvm_version
@@ -120,12 +121,15 @@ def _start_workers(count: int) -> list[subprocess.Popen[bytes]]:
     if "python" not in os.path.basename(sys.executable or "").lower() or getattr(sys, "frozen", False):
         return []
     program = os.path.join(os.path.dirname(__file__), "worker.py")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
+    from importlib.util import find_spec
+    spec = find_spec("llvmlite")
+    assert spec and spec.origin, "llvmlite"
+    packages = os.path.dirname(os.path.dirname(spec.origin))
     found = []
     for _ in range(count):
         try:
-            found.append(subprocess.Popen([sys.executable, "-P", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                          stderr=subprocess.DEVNULL, env=env))
+            found.append(subprocess.Popen([sys.executable, "-P", program, packages], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                          stderr=subprocess.DEVNULL))
         except OSError:
             break
     return found
@@ -135,24 +139,22 @@ def _serve(worker: subprocess.Popen[bytes], todo: queue.SimpleQueue[str], texts:
            done: dict[str, bytes]) -> None:
     """Feeds one worker until there is no more to do or it dies. What it did not answer stays out of `done`."""
     from .worker import read_text, write_text
-    assert worker.stdin and worker.stdout
+    requests, replies = cast(BinaryIO, worker.stdin), cast(BinaryIO, worker.stdout)
     try:
         while (k := _next(todo)) is not None:
             for text in (target.triple, target.cpu, target.features, texts[k]):
-                write_text(worker.stdin, text.encode())
-            worker.stdin.flush()
-            status, data = worker.stdout.read(1), read_text(worker.stdout)
+                write_text(requests, text.encode())
+            requests.flush()
+            status, data = replies.read(1), read_text(replies)
             if status != b"+" or data is None:
                 break  # dead, or LLVM refused the IR: compiling it again in this process says why
             done[k] = data
     except OSError:  # a broken pipe
         pass
     finally:
-        for pipe in (worker.stdin, worker.stdout):
-            try:
+        for pipe in (requests, replies):
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                pass
         worker.kill()
         worker.wait()
 

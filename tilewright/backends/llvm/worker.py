@@ -1,6 +1,6 @@
 """LLVM IR text -> optimised object code. Also the program of the build's subprocesses, so it imports llvmlite alone:
 
-    python -P worker.py < requests > replies
+    python -P worker.py [folder with llvmlite] < requests > replies
 
 llvmlite runs under one lock in each process; subprocesses are how several kernels compile at once. A request is four
 texts (triple, cpu, features, IR), a reply one status byte ("+" object code, "-" error message) and one text; a text is
@@ -11,6 +11,9 @@ from __future__ import annotations
 import sys
 from functools import cache
 from typing import BinaryIO
+
+if __name__ == "__main__":
+    sys.path += sys.argv[1:]
 
 import llvmlite.binding as llvm
 

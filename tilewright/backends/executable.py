@@ -1,0 +1,267 @@
+"""The compiled model as its user sees it."""
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+
+from ..errors import InputError
+from ..ir.types import TensorSpec, TensorType, dtype_of
+from .arguments import Data, Spec, by_name, convert, ready
+from .instance import Instance, Preparation
+from .report import Report, explain
+from .target import Target
+
+Result = Data | tuple[Data, ...]
+_MOST_SPECIALISATIONS = 128  # of one model, for different shapes; then the oldest is dropped
+
+
+class Runnable(Protocol):
+    """A model compiled for arguments of certain types and static values. `run` may be called by many threads at once."""
+
+    @property
+    def direct(self) -> Instance | None:
+        """The Instance whose `run` this one's `run` is, where there is no more to it."""
+        ...
+
+    def run(self, data: Sequence[Data]) -> list[Data]:
+        """Results in the order of the executable's outputs, for arguments in the order of its inputs."""
+        ...
+
+    def instances(self) -> Iterable[Instance]:
+        """All that has been compiled so far."""
+        ...
+
+
+class Model(Protocol):
+    """What makes new Runnables: the compiler, or `Fixed`."""
+
+    @property
+    def static_inputs(self) -> frozenset[str]:
+        """The inputs by whose values a Runnable is special. May grow as the model is compiled."""
+        ...
+
+    def specialise(self, data: Sequence[Data]) -> Runnable:
+        """Compiles for arguments like these. Called under a lock."""
+        ...
+
+    def source(self) -> tuple[bytes, Mapping[str, str | int | bool]] | None:
+        """The model itself and the options of its compilation, for models that `save` cannot store as code."""
+        ...
+
+
+class Fixed:
+    """A Model (and Runnable) of concrete shapes: one Instance, whose inputs and outputs are the executable's."""
+
+    static_inputs: frozenset[str] = frozenset()
+
+    def __init__(self, instance: Instance) -> None:
+        self.direct = instance
+
+    def specialise(self, data: Sequence[Data]) -> Runnable:
+        return self
+
+    def source(self) -> None:
+        return None
+
+    def run(self, data: Sequence[Data]) -> list[Data]:
+        return list(self.direct.run(cast("Sequence[np.ndarray]", data)))
+
+    def instances(self) -> Iterable[Instance]:
+        return (self.direct,)
+
+
+class Executable:
+    """A compiled model. Calls are re-entrant; inputs are never modified; outputs are fresh arrays.
+
+    inputs, outputs: TensorSpecs (name, shape, NumPy dtype). Symbolic dimensions are strings: the model is compiled for
+    each combination of sizes when it is first called with it.
+    """
+
+    def __init__(self, inputs: Sequence[Spec], outputs: Sequence[Spec], model: Model | Instance, target: Target, name: str = "model",
+                 weights: Mapping[str, TensorType] | None = None, literals: frozenset[str] = frozenset()) -> None:
+        """weights: the model's updatable constants. literals: names of constants that are part of the code. Both are
+        completed by those that the compiled instances know."""
+        self.inputs, self.outputs, self.target, self.name = tuple(inputs), tuple(outputs), target, name
+        self._model: Model = Fixed(model) if isinstance(model, Instance) else model
+        self._weights, self._literals = dict(weights or {}), literals
+        self._updated: dict[str, np.ndarray] = {}
+        self._made: dict[Hashable, Runnable] = {}
+        self._lock = threading.RLock()
+        self._latest: Instance | None = model if isinstance(model, Instance) else None
+        if isinstance(self._model, Fixed):
+            self._made[self._key(())] = self._model
+
+    def __repr__(self) -> str:
+        ins, outs = (", ".join(map(repr, x)) for x in (self.inputs, self.outputs))
+        return f"<Executable {self.name} ({ins}) -> ({outs}) for {self.target}>"
+
+    # -- calling -----------------------------------------------------------------------------------------------------
+    def __call__(self, *xs: object) -> Result:
+        """The outputs for positional inputs: one array, or a tuple where the model has several outputs.
+
+        Takes NumPy arrays of exactly the inputs' dtypes, tensors of other libraries (DLPack), and Python numbers and
+        lists. Raises InputError before any native code runs where number, dtype or shape do not fit."""
+        latest = self._latest
+        if latest is not None and latest.fits(xs):
+            results: list[Data] = latest.run(xs)  # pyright: ignore
+        else:
+            data = convert(self.inputs, xs)
+            results = self._runnable(data).run(data)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, inputs: Mapping[str, object]) -> dict[str, Data]:
+        """Output name -> array, for inputs by name."""
+        data = convert(self.inputs, by_name(self.inputs, dict(inputs)))
+        return {o.name: r for o, r in zip(self.outputs, self._runnable(data).run(data), strict=True)}
+
+    def run_into(self, outputs: np.ndarray | Sequence[np.ndarray], *xs: object) -> None:
+        """Writes the outputs into existing arrays of their exact shape and dtype, without allocating where they are
+        contiguous and share no memory with inputs or each other."""
+        outs = [outputs] if isinstance(outputs, np.ndarray) else list(outputs)
+        if len(outs) != len(self.outputs):
+            raise InputError(f"{len(outs)} output arrays were given, expected {len(self.outputs)}")
+        for y, o in zip(outs, self.outputs, strict=True):
+            if not isinstance(y, np.ndarray) or not y.flags.writeable:
+                raise InputError(f"output {o.name!r} must be a writeable NumPy array, got {type(y).__name__}")
+        latest = self._latest
+        if latest is not None and latest.fits(xs):
+            data, runnable = list(cast("tuple[np.ndarray, ...]", xs)), None
+        else:
+            data = convert(self.inputs, xs)
+            runnable = self._runnable(data)
+            latest = runnable.direct
+        if latest is None:
+            assert runnable is not None
+            self._copy_out(outs, runnable.run(data))
+            return
+        for k, y in enumerate(outs):
+            if not latest.check_output(k, y):
+                name, want = latest.plan.outputs[k]
+                raise InputError(f"output {name!r} must be {want.dtype.numpy}{list(want.shape)}, got {y.dtype}{list(y.shape)}")
+        arrays = cast("list[np.ndarray]", data)
+        if all(ready(y) is y for y in outs) and not _overlap(outs, arrays):
+            latest.run_into(outs, arrays)
+        else:
+            self._copy_out(outs, list(latest.run(arrays)))
+
+    def _copy_out(self, outs: Sequence[np.ndarray], results: Sequence[Data]) -> None:
+        for y, r, o in zip(outs, results, self.outputs, strict=True):
+            if not isinstance(r, np.ndarray) or (r.shape, r.dtype) != (y.shape, y.dtype.newbyteorder("=")):
+                got = f"{r.dtype}{list(r.shape)}" if isinstance(r, np.ndarray) else "not a tensor"
+                raise InputError(f"output {o.name!r} is {got}, the array to write into is {y.dtype}{list(y.shape)}")
+        for y, r in zip(outs, results, strict=True):
+            y[...] = cast(np.ndarray, r)
+
+    def _key(self, data: Sequence[Data]) -> Hashable:
+        if isinstance(self._model, Fixed):
+            return None
+        static = self._model.static_inputs
+        return static, tuple(_data_key(x, s.name in static) for s, x in zip(self.inputs, data, strict=True))
+
+    def _runnable(self, data: Sequence[Data]) -> Runnable:
+        found = self._made.get(self._key(data))
+        if found is None:
+            with self._lock:
+                found = self._made.get(self._key(data)) or self._specialise(data)
+        if found.direct is not None and not self._model.static_inputs:
+            self._latest = found.direct
+        return found
+
+    def _specialise(self, data: Sequence[Data]) -> Runnable:
+        made = self._model.specialise(data)
+        if self._updated:
+            for i in made.instances():
+                p = i.preparation.updated(self._updated)
+                i.exchange(p, p.evaluate())
+        while len(self._made) >= _MOST_SPECIALISATIONS:
+            del self._made[next(iter(self._made))]
+        self._made[self._key(data)] = made  # the key is made anew: static inputs may have been found
+        return made
+
+    # -- weights -----------------------------------------------------------------------------------------------------
+    def update_weights(self, weights: Mapping[str, object]) -> None:
+        """Exchanges weights by their names in the model; nothing is compiled. All or none are exchanged; calls in flight
+        finish with the old ones. Raises InputError for unknown names, other shapes or dtypes, and for constants whose
+        values have become part of the code."""
+        with self._lock:
+            instances = list(self.instances())
+            known = dict(self._weights)
+            literals = set(self._literals)
+            for i in instances:
+                known |= _weight_types(i.preparation)
+                literals |= i.preparation.literals
+            new = {k: _checked_weight(k, v, known, literals) for k, v in weights.items()}
+            prepared = [(i, p, p.evaluate()) for i in instances for p in [i.preparation.updated(new)]]
+            for i, p, arrays in prepared:
+                i.exchange(p, arrays)
+            self._updated |= new
+
+    def instances(self) -> tuple[Instance, ...]:
+        """Everything compiled so far."""
+        return tuple(i for r in tuple(self._made.values()) for i in r.instances())
+
+    # -- looking at it, keeping it -----------------------------------------------------------------------------------
+    def explain(self) -> Report:
+        """What the compiler did, as text (`print`) or HTML (`.to_html(path)`)."""
+        return explain(self.name, self.inputs, self.outputs, self.target, self.instances())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a `.twx` file that `tilewright.load` reads. The file appears whole or not at all. It holds machine code
+        for this target (models with symbolic shapes: the model), so load only files that you trust."""
+        from .saved import save
+        save(self, Path(path), self._model.source())
+
+    def export(self, path: str | os.PathLike[str], header: bool = True) -> None:
+        """Writes the model for use without Python: `.o`, `.a` or `.so`, and with `header` a C header beside it;
+        `.ll` or `.s` to read. Raises InputError where the model has no single compiled form."""
+        from .llvm.export import export
+        export(self.single("export"), self.name, Path(path), header)
+
+    def single(self, purpose: str) -> Instance:
+        """The only instance. Raises InputError where shapes are symbolic or the model was compiled in several parts."""
+        if not isinstance(self._model, Fixed):
+            made = list(self._made.values())
+            if len(made) != 1 or made[0].direct is None:
+                raise InputError(f"{purpose} needs one concrete shape for each input of {self.name}; compile with inputs= of these shapes")
+            return made[0].direct
+        return self._model.direct
+
+
+def _data_key(x: Data, static: bool) -> Hashable:
+    if isinstance(x, np.ndarray):
+        return (x.dtype.str, x.shape, x.tobytes() if static else None)
+    return None if x is None else tuple(_data_key(e, static) for e in x)
+
+
+def _overlap(outs: Sequence[np.ndarray], ins: Sequence[np.ndarray]) -> bool:
+    return any(np.may_share_memory(y, x) for k, y in enumerate(outs) for x in (*ins, *outs[:k]))
+
+
+def _weight_types(p: Preparation) -> dict[str, TensorType]:
+    models = {graph: model for model, graph in p.names.items()}
+    return {models.get(k, k): TensorType(dtype_of(a.dtype), a.shape) for k, a in p.arrays.items()}
+
+
+def _checked_weight(name: str, value: object, known: Mapping[str, TensorType], literals: set[str]) -> np.ndarray:
+    want = known.get(name)
+    if want is None:
+        if name in literals:
+            raise InputError(f"constant {name!r} cannot be updated: its value is part of the compiled code; compile the changed model")
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the model has {len(known)} weights"
+        raise InputError(f"there is no weight {name!r}; {hint}")
+    a = convert([TensorSpec(name, want.shape, want.dtype.numpy)], [value])[0]
+    return np.array(a, copy=True)
+
+
+def load(path: str | os.PathLike[str]) -> Executable:
+    """Reads what `Executable.save` wrote. The file holds machine code: load only files that you trust. Raises ModelError
+    where it is damaged, TargetError where it was compiled for another kind of machine."""
+    from .saved import load as read
+    return read(Path(path))

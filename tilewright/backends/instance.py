@@ -1,0 +1,215 @@
+"""One compiled graph of concrete shapes: a plan, its code, its prepared weights, and memory for calls in flight."""
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import InputError
+from ..ir.graph import Graph
+from ..ir.interpreter import run_graph
+from .llvm.elf import Image, combine
+from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, ENTRY
+from .llvm.jit import Library, load_image, require_host
+from .plan import ARENA_ALIGN, Plan
+from .target import Target
+
+_RUN = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 5)
+OUT_OF_RANGE = "an index computed from the inputs' values is out of range for the tensor it selects from"
+
+
+class HostFunction(Protocol):
+    """A function for a HostCall, called with one pointer for each argument. `address` is valid as long as the object."""
+
+    @property
+    def address(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preparation:
+    """How the plan's weights follow from the model's.
+
+    graph: its outputs are the plan's weights in order; it reads weights (as inputs or constants) and literals.
+    arrays: the model's weights, by their names in the graph. names: the model's name -> the graph's, where they differ.
+    literals: names of the model's constants whose values are part of the code.
+    """
+
+    graph: Graph
+    arrays: Mapping[str, np.ndarray]
+    names: Mapping[str, str] = field(default_factory=dict)
+    literals: frozenset[str] = frozenset()
+
+    def spec(self, name: str) -> np.ndarray | None:
+        """The present value of the model's weight `name`, None where there is no such weight."""
+        return self.arrays.get(self.names.get(name, name))
+
+    def updated(self, new: Mapping[str, np.ndarray]) -> Preparation:
+        """With other values for some of the weights (by the model's names); others than its own are left out."""
+        own = {self.names.get(k, k): v for k, v in new.items() if self.spec(k) is not None}
+        return Preparation(self.graph, {**self.arrays, **own}, self.names, self.literals)
+
+    def evaluate(self) -> list[np.ndarray]:
+        """The plan's weights, in order, each 64-byte aligned."""
+        inputs = {v.name: self.arrays[v.name] for v in self.graph.inputs}
+        out = run_graph(self.graph, inputs, {k: a for k, a in self.arrays.items() if k in self.graph.constants})
+        return [aligned_copy(out[v.name]) for v in self.graph.outputs]
+
+
+def host_functions(plan: Plan) -> list[HostFunction]:
+    """The functions of the plan's HostCalls, compiled by numba, which is needed for such plans alone."""
+    if not plan.host_calls:
+        return []
+    from ..ir.text import parse_attrs
+    from .host_kernels import compile_host_kernel
+    out: list[HostFunction] = []
+    for c in plan.host_calls:
+        results = [t for t in c.types[c.n_inputs:] if t is not None]
+        out.append(compile_host_kernel(c.op, parse_attrs(c.op, c.attrs), c.types[:c.n_inputs], results))
+    return out
+
+
+NO_WEIGHTS = Preparation(Graph("prepare", (), (), ()), {})
+
+
+def aligned(size: int) -> np.ndarray:
+    """`size` bytes at an address that is a multiple of 64."""
+    block = np.empty(size + ARENA_ALIGN, np.uint8)
+    start = -_address(block) % ARENA_ALIGN
+    return block[start:start + size]
+
+
+def aligned_copy(a: np.ndarray) -> np.ndarray:
+    out = aligned(a.nbytes).view(a.dtype).reshape(a.shape) if a.size else np.empty(a.shape, a.dtype)
+    out[...] = a
+    return out
+
+
+def _reads_header() -> bool:
+    """Whether an array's data pointer is the first field after the object header, as NumPy's C API says, here too."""
+    if sys.implementation.name != "cpython":
+        return False
+    probe = np.zeros(3)
+    return ctypes.c_void_p.from_address(id(probe) + object.__basicsize__).value == probe.ctypes.data
+
+
+def _data_pointer(a: np.ndarray, cell: Callable[[int], ctypes.c_void_p] = ctypes.c_void_p.from_address,
+                  at: int = object.__basicsize__) -> int:
+    """What `a.ctypes.data` and `a.__array_interface__` give, five and ten times as fast."""
+    return cell(id(a) + at).value or 0
+
+
+def _ctypes_data(a: np.ndarray) -> int:
+    return a.ctypes.data
+
+
+_address = _data_pointer if _reads_header() else _ctypes_data
+
+
+class _Weights:
+    """Prepared arrays and the table of their addresses; exchanged as a whole, so that a call sees one or the other."""
+
+    __slots__ = ("address", "arrays", "table")
+
+    def __init__(self, arrays: list[np.ndarray]) -> None:
+        self.arrays = arrays
+        self.table = (ctypes.c_void_p * max(1, len(arrays)))(*map(_address, arrays))
+        self.address = ctypes.addressof(self.table)
+
+
+class _Frame:
+    """What one call in flight needs of its own: arena, pointer tables, context."""
+
+    __slots__ = ("arena", "arena_at", "ctx", "ctx_at", "inputs", "inputs_at", "outputs", "outputs_at")
+
+    def __init__(self, plan: Plan, host: int) -> None:
+        self.arena = aligned(plan.arena_bytes)
+        self.inputs = (ctypes.c_void_p * max(1, len(plan.inputs)))()
+        self.outputs = (ctypes.c_void_p * max(1, len(plan.outputs)))()
+        self.ctx = (ctypes.c_int64 * CTX_FIELDS)()
+        self.ctx[CTX_HOST] = host
+        self.arena_at = _address(self.arena)
+        self.inputs_at, self.outputs_at, self.ctx_at = map(ctypes.addressof, (self.inputs, self.outputs, self.ctx))
+
+
+class Instance:
+    """Runs one plan. Any number of threads may run it at once: each call takes a frame of its own, frames are reused."""
+
+    def __init__(self, plan: Plan, code: Sequence[bytes] | Image, target: Target, preparation: Preparation = NO_WEIGHTS,
+                 notes: Sequence[str] = (), host: Sequence[HostFunction] | None = None) -> None:
+        """`code`: relocatable objects of the kernels and the entry point, or an Image of them. `notes`: lines for
+        `explain`. `host`: one function for each HostCall of the plan (default: those of `host_kernels`). Raises
+        TargetError where this machine cannot run it."""
+        host = host_functions(plan) if host is None else host
+        assert len(host) == len(plan.host_calls), "one host function for each HostCall"
+        require_host(target)
+        self.plan, self.target, self.preparation, self.notes = plan, target, preparation, tuple(notes)
+        self.image = code if isinstance(code, Image) else combine(code)
+        self._library: Library = load_image(self.image, [ENTRY])
+        self._run = _RUN(self._library.address(ENTRY))
+        self._host = tuple(host)
+        self._table = (ctypes.c_void_p * max(1, len(host)))(*(h.address for h in host))
+        self._weights = _Weights(preparation.evaluate())
+        assert [(a.shape, a.dtype) for a in self._weights.arrays] == [(t.shape, t.dtype.numpy) for _, t in plan.weights], "prepared weights"
+        self._in_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.inputs)
+        self._out_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.outputs)
+        self._frames: list[_Frame] = []  # list.append and list.pop are atomic
+
+    @property
+    def weight_arrays(self) -> list[np.ndarray]:
+        """The prepared weights, in the order of the plan."""
+        return self._weights.arrays
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Fresh outputs for inputs of exactly the plan's types, that `arguments.ready` accepts. Raises InputError where
+        an index from data is out of range."""
+        outputs = [np.empty(shape, dtype) for shape, dtype in self._out_types]
+        self.run_into(outputs, inputs)
+        return outputs
+
+    def run_into(self, outputs: Sequence[np.ndarray], inputs: Sequence[np.ndarray]) -> None:
+        """The same into arrays of exactly the plan's types, contiguous, that overlap with nothing."""
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = _Frame(self.plan, ctypes.addressof(self._table))
+        slots = frame.inputs
+        for k, x in enumerate(inputs):
+            slots[k] = _address(x)
+        slots = frame.outputs
+        for k, y in enumerate(outputs):
+            slots[k] = _address(y)
+        weights = self._weights  # this reference keeps them alive through the call
+        failed = self._run(frame.inputs_at, frame.outputs_at, weights.address, frame.arena_at, frame.ctx_at)
+        if failed:
+            frame.ctx[CTX_ERROR] = 0
+        self._frames.append(frame)
+        if failed:
+            raise InputError(OUT_OF_RANGE)
+
+    def fits(self, args: Sequence[object]) -> bool:
+        """Whether the arguments can be passed to `run` as they are."""
+        if len(args) != len(self._in_types):
+            return False
+        for x, (shape, dtype) in zip(args, self._in_types, strict=True):
+            if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype:
+                return False
+            f = x.flags
+            if not (f.c_contiguous and f.aligned):
+                return False
+        return True
+
+    def check_output(self, k: int, y: np.ndarray) -> bool:
+        """Whether `y` has the type of output `k`."""
+        shape, dtype = self._out_types[k]
+        return y.shape == shape and y.dtype.newbyteorder("=") == dtype
+
+    def exchange(self, preparation: Preparation, prepared: list[np.ndarray]) -> None:
+        """Calls that begin from now on use these weights; calls in flight finish with the old ones."""
+        self.preparation, self._weights = preparation, _Weights(prepared)
+
+    def instances(self) -> Iterable[Instance]:
+        yield self

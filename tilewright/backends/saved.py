@@ -1,0 +1,163 @@
+"""The `.twx` file: a compiled model on disk.
+
+A zip archive (never pickle) of `manifest.json` and, for concrete shapes, `code.o` (all kernels and the entry point),
+`prepare.txt` (the preparation graph) and `a0.npy`, `a1.npy`, … (its arrays, named by the manifest); for models with
+symbolic shapes `model.bin` instead, compiled again on load. Archives carry checksums of their members.
+"""
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from .. import __version__
+from ..errors import InputError, ModelError, TargetError, TilewrightError
+from ..ir.text import arrays_of, parse_graph, print_graph
+from ..ir.types import DTYPES, TensorSpec, TensorType, dtype_of
+from .instance import Instance, Preparation
+from .llvm.elf import ElfError, combine, relocatable
+from .llvm.entry import ENTRY
+from .plan import Plan, type_from_json, type_json
+from .target import Target
+
+if TYPE_CHECKING:
+    from .executable import Executable
+
+T = TypeVar("T")
+FORMAT = 1  # also stands for the entry point's signature and its context
+Options = Mapping[str, str | int | bool]
+Recompile = Callable[[bytes, Options], "Executable"]
+
+
+def save(exe: Executable, path: Path, source: tuple[bytes, Options] | None) -> None:
+    """Writes beside `path` and renames. Raises InputError where the file cannot be written."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as f:
+                with zipfile.ZipFile(f, "w", allowZip64=True) as z:
+                    _write(z, exe, source)
+                f.flush()
+                os.fsync(f.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as e:
+        raise InputError(f"{path} cannot be written: {e.strerror or e}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _write(z: zipfile.ZipFile, exe: Executable, source: tuple[bytes, Options] | None) -> None:
+    manifest: dict[str, object] = {"format": FORMAT, "tilewright": __version__, "name": exe.name}
+    if source is not None:
+        manifest |= {"kind": "model", "options": dict(source[1])}
+        z.writestr("model.bin", source[0])
+    else:
+        i = exe.single("save")
+        p = i.preparation
+        arrays = {f"weight {k}": a for k, a in p.arrays.items()} | {f"literal {k}": a for k, a in arrays_of(p.graph).items()}
+        specs = [[[s.name, list(s.shape), dtype_of(s.dtype).name] for s in group if isinstance(s, TensorSpec)]
+                 for group in (exe.inputs, exe.outputs)]
+        manifest |= {
+            "kind": "code", "target": i.target.to_json(), "inputs": specs[0], "outputs": specs[1], "plan": i.plan.to_json(),
+            "notes": list(i.notes), "names": dict(p.names), "literals": sorted(p.literals),
+            "arrays": {k: type_json(TensorType(dtype_of(a.dtype), a.shape)) for k, a in arrays.items()}}
+        with z.open("code.o", "w", force_zip64=True) as f:
+            f.writelines(relocatable(i.image, [ENTRY]))
+        z.writestr("prepare.txt", print_graph(p.graph))
+        for k, a in enumerate(arrays.values()):
+            with z.open(f"a{k}.npy", "w", force_zip64=True) as f:
+                np.lib.format.write_array(f, np.ascontiguousarray(a).view(_plain(a.dtype)), allow_pickle=False)
+    z.writestr("manifest.json", json.dumps(manifest))
+
+
+def _plain(dtype: np.dtype) -> np.dtype:
+    """The dtype under which an array is stored: .npy files do not know bf16."""
+    return np.dtype(np.uint16) if dtype.name == "bfloat16" else dtype
+
+
+def load(path: Path, recompile: Recompile | None = None) -> Executable:
+    """`recompile` compiles saved models with symbolic shapes. Raises ModelError for files that are no saved models, TargetError where the code is for another kind of machine."""
+    from .executable import Executable
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ModelError(f"{path} cannot be read: {e.strerror or e}") from None
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as z:
+            manifest = json.loads(z.read("manifest.json"))
+            version = _field(manifest, "format", int)
+            if version != FORMAT:
+                raise ModelError(f"{path} has format {version}, this is tilewright {__version__} with format {FORMAT}; "
+                                 "save the model again with this version")
+            if _field(manifest, "kind", str) == "model":
+                if recompile is None:
+                    raise InputError(f"{path} holds a model with symbolic shapes, which has to be compiled: use tilewright.load")
+                return recompile(z.read("model.bin"), _field(manifest, "options", dict))
+            instance = _instance(z, manifest)
+    except (ModelError, TargetError, InputError):
+        raise
+    except (TilewrightError, ElfError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, KeyError, ValueError, RecursionError,
+            NotImplementedError, RuntimeError) as e:
+        raise ModelError(f"{path} is no saved model, or damaged: {e}") from None
+    return Executable(_specs(manifest, "inputs"), _specs(manifest, "outputs"), instance, instance.target, _field(manifest, "name", str))
+
+
+def _instance(z: zipfile.ZipFile, manifest: dict[str, object]) -> Instance:
+    target = Target.from_json(_field(manifest, "target", dict))
+    plan = Plan.from_json(_field(manifest, "plan", dict))
+    types = {k: type_from_json(t) for k, t in _field(manifest, "arrays", dict).items()}
+    arrays = {k: _array(z, n, t) for n, (k, t) in enumerate(types.items())}
+    graph = parse_graph(z.read("prepare.txt").decode(), {k[8:]: a for k, a in arrays.items() if k.startswith("literal ")})
+    weights = {k[7:]: a for k, a in arrays.items() if k.startswith("weight ")}
+    if [v.type for v in graph.outputs] != [t for _, t in plan.weights] or any(
+            v.name not in weights or v.type != types[f"weight {v.name}"] for v in graph.inputs):
+        raise ValueError("the preparation does not fit the plan")
+    names = {_str(k): _str(v) for k, v in _field(manifest, "names", dict).items()}
+    preparation = Preparation(graph, weights, names, frozenset(_str(x) for x in _field(manifest, "literals", list)))
+    image = combine([z.read("code.o")])
+    if ENTRY not in image.symbols:
+        raise ValueError("the code has no entry point")
+    return Instance(plan, image, target, preparation, [_str(x) for x in _field(manifest, "notes", list)])
+
+
+def _array(z: zipfile.ZipFile, number: int, t: TensorType) -> np.ndarray:
+    with z.open(f"a{number}.npy") as f:
+        a = np.lib.format.read_array(f, allow_pickle=False)
+    if a.shape != t.shape or a.dtype != _plain(t.dtype.numpy):
+        raise ValueError(f"array {number} is {a.dtype}{a.shape}, not {t}")
+    return a.view(t.dtype.numpy)
+
+
+def _specs(manifest: dict[str, object], key: str) -> list[TensorSpec]:
+    try:
+        return [TensorSpec(_str(n), tuple(int(d) for d in shape), DTYPES[t].numpy) for n, shape, t in _field(manifest, key, list)]
+    except (KeyError, ValueError, TypeError) as e:
+        raise ModelError(f"the saved model's {key} are damaged: {e}") from None
+
+
+def _str(x: object) -> str:
+    if not isinstance(x, str):
+        raise ValueError(f"{x!r} is not a string")
+    return x
+
+
+def _field(manifest: object, key: str, kind: type[T]) -> T:
+    x = manifest.get(key) if isinstance(manifest, dict) else None
+    if type(x) is not kind:
+        raise ValueError(f"{key} is missing from the manifest")
+    return x
