@@ -2,40 +2,20 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
 from tilewright.backends.llvm import scalar
-from tilewright.ir.types import DType
+from tilewright.backends.target import Target
+from tilewright.ir.types import BOOL, DType
 
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
 
 
-@dataclass(frozen=True)
-class CpuTarget:
-    """What scalar.py asks of a Target."""
-
-    triple: str
-    cpu: str
-    features: str
-    vector_bytes: int
-    has_fma: bool
-    has_masks: bool = False
-
-
-X86 = "x86_64-unknown-linux-gnu"
-TARGETS = {
-    "x86-64": CpuTarget(X86, "x86-64", "", 16, False),
-    "x86-64-v2": CpuTarget(X86, "x86-64-v2", "+sse4.1", 16, False),
-    "x86-64-v3": CpuTarget(X86, "x86-64-v3", "+f16c,+fma", 32, True),
-    "x86-64-v4": CpuTarget(X86, "x86-64-v4", "+f16c,+fma,+prefer-vector-width=512", 64, True, True),
-    "aarch64": CpuTarget("aarch64-unknown-linux-gnu", "generic", "+neon", 16, True),
-}
-_FEATURES = {"x86-64-v4": "", "x86-64-v3": "", "x86-64-v2": "", "x86-64": "", "aarch64": "+neon"}
+TARGETS = {n: Target.parse(n) for n in ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64+neon")}
 
 
 def runnable() -> list[str]:
@@ -62,7 +42,7 @@ def build(fn: str, dtype: DType, result: DType, lanes: int, name: str, arity: in
     width = max(lanes, 1)
     args = []
     for j in range(arity):
-        d = scalar_bool() if fn == "select" and j == 0 else dtype
+        d = BOOL if fn == "select" and j == 0 else dtype
         at = b.gep(k.args[j], [b.mul(i, i64(width * d.bytes))], source_etype=ir.IntType(8))
         raw = b.load(at, typ=scalar.memory_type(d, lanes), align=d.bytes)
         args.append(scalar.load_convert(b, raw, d, target))
@@ -74,17 +54,13 @@ def build(fn: str, dtype: DType, result: DType, lanes: int, name: str, arity: in
     b.cbranch(b.icmp_signed("<", nxt, k.args[4]), body, done)
     b.position_at_end(done)
     b.ret_void()
-    return str(m)
-
-
-def scalar_bool() -> DType:
-    from tilewright.ir.types import BOOL
-    return BOOL
+    # without "no-builtins" LLVM turns constant stores into memset calls
+    return str(m).replace("\n{\n", ' "no-builtins"\n{\n', 1)
 
 
 def machine(name: str) -> llvm.TargetMachine:
     t = TARGETS[name]
-    return llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=_FEATURES[name], opt=3, reloc="pic", codemodel="small")
+    return llvm.Target.from_triple(t.triple).create_target_machine(cpu=t.cpu, features=t.features, opt=3, reloc="pic", codemodel="small")
 
 
 def optimised(text: str, name: str) -> llvm.ModuleRef:

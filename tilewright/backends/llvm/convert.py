@@ -17,23 +17,9 @@ if TYPE_CHECKING:
     from ..target import Target
 
 
-def is_arm64(target: Target) -> bool:
-    return target.triple.startswith(("aarch64", "arm64"))
-
-
-def is_x86(target: Target) -> bool:
-    return target.triple.startswith(("x86_64", "i686", "i386"))
-
-
-def has_feature(target: Target, name: str) -> bool:
-    """Whether the target's feature list holds `name` (as "name" or "+name")."""
-    features = target.features.split(",") if isinstance(target.features, str) else target.features
-    return name in features or f"+{name}" in features
-
-
 def has_half(target: Target) -> bool:
-    """Vector conversion between half and float in hardware. Every x86 core with FMA3 also has F16C."""
-    return is_arm64(target) or is_x86(target) and (has_feature(target, "f16c") or target.has_fma)
+    """Vector conversion between half and float in hardware."""
+    return target.arch == "aarch64" or target.f16c
 
 
 def register_type(dtype: DType, lanes: int | None = None) -> ir.Type:

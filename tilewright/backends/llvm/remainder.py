@@ -10,7 +10,6 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from .lanes import V, fma, intrinsic, like, poly, type_suffix
-from .trigmath import _rint52
 from .vecmath import INF, NAN, exp64, log64, pow2_scale
 
 _L = (2.06975017800338417784e-01, 2.30660745775561754067e-01, 2.72728123808534006489e-01,
@@ -86,15 +85,19 @@ def _magnitude64(a: V, y: V) -> V:
     return _exp2_pair(far.where(z.atmost(1100.0).atleast(-1100.0), p_h), far.where(0.0, p_l))
 
 
+def _is_integer(a: V) -> V:
+    """For a >= 0; from 2^52 on everything is."""
+    return a.ge(2.0**52) | ((a + 2.0**52) - 2.0**52).eq(a)
+
+
 def _pow(x: V, y: V, magnitude: Callable[[V, V], V]) -> V:
     """C99's special cases around |x|^y."""
     a = x.abs()
     edge = a.eq(0.0) | a.eq(INF)
     r = magnitude(edge.where(1.0, a), y)
     r = (edge & (a.eq(0.0) ^ y.lt(0.0))).where(0.0, (edge).where(INF, r))
-    integral = _rint52(y).eq(y)
-    half = y * 0.5
-    odd = integral & _rint52(half).ne(half) & y.abs().lt(2.0**53)
+    integral = _is_integer(y.abs())
+    odd = integral & ~_is_integer(y.abs() * 0.5)
     r = (odd & x.bits().lt(0)).where(-r, r)
     r = (x.lt(0.0) & ~integral & a.ne(INF)).where(NAN, r)
     r = (x.isnan() | y.isnan()).where(NAN, r)
@@ -160,8 +163,8 @@ def _fmod_function(module: ir.Module, t: ir.Type) -> ir.Function:
     go = r.ge(ay_safe)
     k = _exponent(r) - _exponent(ay_safe)
     k = k.gt(0).where(k, 0)
-    step = pow2_scale(ay_safe, k)
-    step = step.gt(r).where(_half_step(ay_safe, k), step)
+    step = _times_pow2(ay_safe, k)
+    step = step.gt(r).where(_times_pow2(ay_safe, k.gt(0).where(k - 1, 0)), step)  # not half of it: it may be infinite
     nxt = go.where(r - step, r)
     phi.add_incoming(nxt.v, loop)
     more = nxt.ge(ay_safe)
@@ -172,9 +175,10 @@ def _fmod_function(module: ir.Module, t: ir.Type) -> ir.Function:
     return fn
 
 
-def _half_step(y: V, k: V) -> V:
-    """y * 2^(k-1), computed from y so that an infinite y * 2^k does no harm."""
-    return pow2_scale(y, k.gt(0).where(k - 1, 0))
+def _times_pow2(y: V, k: V) -> V:
+    """y * 2^k for k up to the distance from the smallest denormal to the largest number."""
+    half = k >> 1
+    return pow2_scale(pow2_scale(y, half), k - half)
 
 
 def _any(cond: V) -> ir.Value:

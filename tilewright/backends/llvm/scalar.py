@@ -13,7 +13,7 @@ from llvmlite import ir
 from ...ir.expr import COMPARISONS
 from ...ir.types import BOOL, F32, F64, DType
 from . import intmath, trigmath, vecmath
-from .convert import emit_cast, has_feature, is_arm64, is_x86, load_convert, memory_type, register_type, round_to, store_convert
+from .convert import emit_cast, load_convert, memory_type, register_type, round_to, store_convert
 from .lanes import V, intrinsic, splat
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _binary(fn: str, x: V, y: V, dtype: DType, target: Target) -> ir.Value:
 
 def _minmax(x: V, y: V, fn: str, target: Target) -> V:
     """NaN in either operand gives NaN. x86: minps(x, y) returns y when unordered, so only a NaN in x needs a blend."""
-    if is_arm64(target):
+    if target.arch == "aarch64":
         return V(x.b, intrinsic(x.b, "minimum" if fn == "min" else "maximum", [x.v, y.v]))
     r = (x.lt(y) if fn == "min" else x.gt(y)).where(x, y)
     return x.isnan().where(x, r)
@@ -109,8 +109,7 @@ def _minmax(x: V, y: V, fn: str, target: Target) -> V:
 
 def _to_integral(x: V, fn: str, target: Target) -> V:
     """floor, ceil, trunc, round (half to even). Without an instruction (SSE2): add and subtract 2^23 / 2^52."""
-    native = is_arm64(target) or is_x86(target) and (has_feature(target, "sse4.1") or target.has_fma or target.vector_bytes >= 32)
-    if native:
+    if target.arch == "aarch64" or target.has("sse4.1"):
         return V(x.b, intrinsic(x.b, "roundeven" if fn == "round" else fn, [x.v]))
     big = 2.0**52 if x.is_f64 else 2.0**23
     a = x.abs()

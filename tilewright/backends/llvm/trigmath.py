@@ -1,7 +1,7 @@
 """sin, cos, tan and their inverses, erf and pow in double precision, and f32 sin/cos on an f64 core.
 
 Argument reduction of f32 inputs is exact for every finite value (2/pi in chunks of 28 bits, each product exact in
-f64). f64 inputs are reduced with pi/2 in four parts, which holds up to |x| < 2^30; beyond, accuracy is lost.
+f64). f64 inputs are reduced with pi/2 in four parts: right up to |x| = 2^29, with growing error beyond.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .vecmath import INF, NAN, exp64
 
 _TWO_OVER_PI = (0.6366197690367699, 3.3308114738561656e-09, 2.276010047810136e-18, 2.5268260189002822e-26,
                 1.6682867657019525e-34, 1.158871328288855e-43, 7.053959174404295e-52, 8.945584461925391e-60)
-_PIO2 = (1.57079625129699707031e+00, 7.54978941586159635335e-08, 5.39030285815811905290e-15, 3.282003415807913e-22)
+_PIO2 = (1.570796251296997, 7.549789415861596e-08, 5.390302529957765e-15, 3.2820035428735005e-22)  # three parts of 24 bits and the rest
 _PI_HI, _PI_LO = 3.141592653589793, 1.2246467991473532e-16
 _SIN = (1.58969099521155010221e-10, -2.50507602534068634195e-08, 2.75573137070700676789e-06,
         -1.98412698298579493134e-04, 8.33333333332248946124e-03, -1.66666666666666324348e-01)
@@ -37,14 +37,13 @@ def _reduce_f32(x: V) -> tuple[V, V]:
 
 
 def _reduce_f64(x: V) -> tuple[V, V, V]:
-    """(quadrant, r, low part of r). The first three parts of pi/2 have 24 to 33 bits: products are exact to 2^29."""
+    """(quadrant, r, low part of r). The products with the first three parts of pi/2 are exact for n < 2^29."""
     t = fma(x, 0.6366197723675814, 1.5 * 2.0**52)
     n = t - 1.5 * 2.0**52
     a = fma(n, -_PIO2[0], x)
     b = n * -_PIO2[1]
     s, e = _two_sum(a, b)
-    c = n * -_PIO2[2]
-    s, e2 = _two_sum(s, c)
+    s, e2 = _two_sum(s, n * -_PIO2[2])
     low = e + e2 - n * _PIO2[3]
     r = s + low
     return t.bits(), r, (s - r) + low

@@ -137,6 +137,7 @@ def atanh64(x: V) -> V:
 
 
 # ---- f32 forms for fused kernels ----
+_EXP32 = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)  # Cephes
 
 def exp32(x: V) -> V:
     """e^x: n = round(x / ln2) by the magic-number trick, degree 7 polynomial, two-step scale."""
@@ -145,9 +146,7 @@ def exp32(x: V) -> V:
     t = fma(x, 1.44269504, magic)
     n = t - magic
     r = fma(n, 2.12194440e-4, fma(n, -0.693359375, x))  # hi has 9 bits: exact without FMA too
-    p = poly(r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1))
-    p = fma(p, r * r, r) + 1.0
-    return pow2_scale(p, t.bits() - 0x4B400000)
+    return pow2_scale(fma(poly(r, _EXP32), r * r, r) + 1.0, t.bits() - 0x4B400000)
 
 
 def log32(x: V) -> V:
@@ -166,13 +165,17 @@ def log32(x: V) -> V:
 
 
 def tanh32(x: V) -> V:
-    """Rational approximation x P(x^2) / Q(x^2) (Eigen's), exact +-1 beyond 9."""
-    c = x.atmost(7.99881172180175781).atleast(-7.99881172180175781)
-    z = c * c
-    p = poly(z, (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
-                 1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03))
-    q = poly(z, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03))
-    return x.abs().lt(0.0004).where(x, c * p / q)
+    """m / (m + 2) with m = e^(2|x|) - 1 = 2^n p + (2^n - 1), which keeps small x exact."""
+    y = x.abs().atmost(9.1)
+    y = y + y
+    magic = 1.5 * 2.0**23
+    t = fma(y, 1.44269504, magic)
+    n = t - magic
+    r = fma(n, 2.12194440e-4, fma(n, -0.693359375, y))
+    p = fma(poly(r, _EXP32), r * r, r)
+    s = ((t.bits() << 23) + 0x3F800000).as_float()  # the magic number's own bits are shifted out
+    m = fma(s, p, s - 1.0)
+    return (m / (m + 2.0)).copysign(x)
 
 
 def erf32(x: V) -> V:
