@@ -22,9 +22,57 @@ for _name in ("lt", "le", "gt", "ge"):
 for _name in ("and", "or", "xor"):
     function(_name, "", arity=2, kinds="biu", domain=(-120, 120))
 function("not", "", kinds="biu", domain=(-120, 120))
-for _name in ("shl", "shr"):
-    function(_name, "", arity=2, kinds="u", domain=(0, 9))
 function("isnan", "IsNaN", result=BOOL)
+
+
+class Shift(Map):
+    """Base of shifts: a count that is negative, or not below the width, moves everything out."""
+
+    kinds = "ui"
+    arity = 2
+    domain = (-3, 12)
+
+    def in_range(self, count: np.ndarray) -> np.ndarray:
+        return (count >= 0) & (count < count.dtype.itemsize * 8)
+
+
+@register
+class ShiftLeft(Shift):
+    """x << count; bits beyond the width are lost."""
+
+    name = "shl"
+
+    def scalar(self, attrs: Attrs, *xs: Expr) -> Expr:
+        x, count = xs
+        if x.dtype.kind == "u":
+            return call("shl", x, count)
+        fits = (count >= 0) & (count < x.dtype.bits)
+        return select(fits, call("shl", x, select(fits, count, 0)), 0)
+
+    def reference(self, attrs: Attrs, *ins: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        x, count = given(*ins)
+        fits = self.in_range(count)
+        return (np.where(fits, np.left_shift(x, np.where(fits, count, 0)), 0).astype(x.dtype),)
+
+
+@register
+class ShiftRight(Shift):
+    """x >> count; copies of the sign come in from the left, zeros where x is unsigned."""
+
+    name = "shr"
+
+    def scalar(self, attrs: Attrs, *xs: Expr) -> Expr:
+        x, count = xs
+        if x.dtype.kind == "u":
+            return call("shr", x, count)
+        fits = (count >= 0) & (count < x.dtype.bits)
+        return call("shr", x, select(fits, count, x.dtype.bits - 1))
+
+    def reference(self, attrs: Attrs, *ins: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        x, count = given(*ins)
+        fits, top = self.in_range(count), x.dtype.itemsize * 8 - 1
+        shifted = np.right_shift(x, np.where(fits, count, top).astype(x.dtype))
+        return (shifted if x.dtype.kind == "i" else np.where(fits, shifted, 0).astype(x.dtype),)
 
 
 @dataclass(frozen=True, slots=True)
