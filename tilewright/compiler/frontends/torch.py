@@ -32,7 +32,13 @@ def load_torch(module: torch.nn.Module, inputs: Sequence[object] | None, dynamic
         with torch.no_grad():
             program = torch.onnx.export(module, args, dynamo=True, dynamic_shapes=dynamic, verbose=False)
     except torch.onnx.OnnxExporterError as e:
-        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
-        raise UnsupportedError(f"torch cannot export {type(module).__name__} to ONNX: {reason}") from e
+        raise UnsupportedError(f"torch cannot export {type(module).__name__} to ONNX: {_root_cause(e)}") from e
     assert program is not None
     return load_onnx(program.model_proto)
+
+
+def _root_cause(e: BaseException) -> str:
+    """The first line of the innermost cause, which names the problem; the exporter wraps it in advice."""
+    while e.__cause__ is not None:
+        e = e.__cause__
+    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)

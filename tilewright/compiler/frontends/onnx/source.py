@@ -85,10 +85,7 @@ def _spec(name: str, t: TypeProto, what: str) -> InputSpec:
         return TensorSpec(name, UNKNOWN_RANK, dtype)
     dims: list[int | str] = []
     for k, d in enumerate(tensor.shape.dim):
-        if d.WhichOneof("value") == "dim_value":
-            if d.dim_value < 0 and what == "input":
-                dims.append(f"?{name}.{k}")  # some exporters write -1 for what is not known
-                continue
+        if d.WhichOneof("value") == "dim_value" and d.dim_value >= 0:  # some exporters write -1 for what is not known
             dims.append(int(d.dim_value))
         else:
             dims.append(d.dim_param or f"?{name}.{k}")
