@@ -26,15 +26,17 @@ class GraphBuilder:
         self.constants: dict[str, Constant] = {}
         self.source = ""          # the model's node under import, recorded on each new node
         self._taken: set[str] = set()
+        self._next: dict[str, int] = {}  # where to go on counting for a hint: naming n values takes O(n)
 
     # -- values ------------------------------------------------------------------------------------------------------
     def fresh(self, hint: str = "v") -> str:
         """A name no value has yet, `hint` itself where free."""
         hint = "".join(c if c.isalnum() or c in "_.-/:" else "_" for c in hint) or "v"
-        name, k = hint, 0
+        name, k = hint, self._next.get(hint, 0)
         while name in self._taken:
             k += 1
             name = f"{hint}.{k}"
+        self._next[hint] = k
         self._taken.add(name)
         return name
 

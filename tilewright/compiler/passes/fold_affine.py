@@ -14,7 +14,7 @@ from __future__ import annotations
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.shape import expand, reshape
 from ...ir.types import TensorType, broadcast_shapes
-from .rewriting import Rewriter, rewrite, rules
+from .rewriting import Rewriter, copy_node, rewrite, rules
 
 Ins = tuple[Value | None, ...]
 CHANNEL_AXIS = {"conv": 1, "conv_transpose": 1, "matmul": -1}
@@ -86,17 +86,26 @@ def _scaled(r: Rewriter, c: Node, op: str, s: Value) -> Value:
     axis = {"conv": 0, "conv_transpose": 1, "matmul": rank - 1}[c.op]
     w = r.b.op(op, w, reshape(r.b, s, tuple(s.type.size if k == axis else 1 for k in range(rank))))
     new_bias = [None if b is None else r.b.op(op, b, s) for b in bias]
-    return r.b.emit(c.op, (x, w, *new_bias), c.attrs, hint=c.outputs[0].name)[0]
+    return copy_node(r, c, (x, w, *new_bias))
 
 
 def _scale_past_add(r: Rewriter, n: Node, inner: Node, c: Value) -> Value | None:
-    """(matmul(x, w) + t) * s -> matmul(x, w * s) + t * s."""
+    """(matmul(x, w) + t) * s -> matmul(x, w * s) + t * s;  (x * a + t) * s -> x * (a * s) + t * s."""
     for x, t in _operands(r, inner, inner.inputs):
+        if (m := r.private(x, "mul")) and _grows_not(t, c) and x.type.dtype.is_float:
+            for y, a in _operands(r, m, m.inputs):
+                if _grows_not(a, c):
+                    return r.b.op("add", r.b.op("mul", y, r.b.op(n.op, a, c)), r.b.op(n.op, t, c))
         if (m := _contraction(r, x)) and m.op == "matmul":
             s, shift = (channel_vector(r, v, x.type, -1) for v in (c, t))
             if s is not None and shift is not None:
                 return r.b.op("add", _scaled(r, m, n.op, s), r.b.op(n.op, shift, s))
     return None
+
+
+def _grows_not(s: Value, t: Value) -> bool:
+    """Whether combining two constants gives one that is no larger than either."""
+    return broadcast_shapes(s.type.shape, t.type.shape) in (s.type.shape, t.type.shape)
 
 
 def _shift(r: Rewriter, n: Node, ins: Ins) -> Value | None:
@@ -111,7 +120,7 @@ def _shift(r: Rewriter, n: Node, ins: Ins) -> Value | None:
             bias = r.b.op(n.op, old, t)
         else:
             bias = expand(r.b, t if n.op == "add" else r.b.op("neg", t), (x.type.shape[1],))
-        return r.b.emit(conv.op, (*conv.inputs[:2], bias), conv.attrs, hint=conv.outputs[0].name)[0]
+        return copy_node(r, conv, (*conv.inputs[:2], bias))
     return None
 
 
@@ -120,8 +129,7 @@ def _joined(r: Rewriter, n: Node, ins: Ins) -> Value | None:
     for x, t in _operands(r, n, ins):
         inner = r.private(x, n.op) if n.op in ("add", "mul") and x.type.dtype.is_float else None
         for y, s in _operands(r, inner, inner.inputs) if inner else ():
-            shape = broadcast_shapes(s.type.shape, t.type.shape)
-            if shape in (s.type.shape, t.type.shape):
+            if _grows_not(s, t):
                 return r.b.op(n.op, y, r.b.op(n.op, s, t))
     return None
 

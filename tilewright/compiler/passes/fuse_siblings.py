@@ -5,8 +5,9 @@
                                              %q = slice(%y) {starts=(0, 0), …} : f32[9,8]
                                              %k = slice(%y) {starts=(0, 8), …} : f32[9,8]
 
-That reads x once and gives the kernel longer rows (Q/K/V projections, Inception's 1x1 branches). Convolutions must
-agree in kernel, strides, pads and dilations. Biases and maps that follow every sibling alike move in front of the slices.
+Siblings that different maps follow stay apart, since a map can then be applied to each in registers. Fusing reads x once
+and gives the kernel longer rows (Q/K/V projections, Inception's 1x1 branches). Convolutions must agree in kernel,
+strides, pads and dilations. Biases and maps that follow every sibling alike move in front of the slices.
 The slices become views, so no data moves.
 """
 from __future__ import annotations
@@ -89,9 +90,17 @@ def _find(g: Graph, static: frozenset[str]) -> list[Siblings]:
     found = []
     for nodes in candidates.values():
         nodes = _aligned(nodes)
-        if len(nodes) > 1:
-            found.append(Siblings(tuple(nodes), _chain(nodes, users, outputs, static)))
+        if len(nodes) < 2:
+            continue
+        s = Siblings(tuple(nodes), _chain(nodes, users, outputs, static))
+        if not any(_loses_epilogue(users.get(n.outputs[0].name, [])) for n in s.ends):
+            found.append(s)
     return found
+
+
+def _loses_epilogue(users: Sequence[Node]) -> bool:
+    """Whether a map follows that the sibling alone would apply in registers: behind a slice it takes a pass of its own."""
+    return len(users) == 1 and is_map(users[0])
 
 
 def _key(n: Node, static: frozenset[str]) -> tuple[object, ...] | None:
@@ -117,9 +126,9 @@ def _aligned(nodes: list[Node]) -> list[Node]:
 
 def _chain(nodes: Sequence[Node], users: Mapping[str, list[Node]], outputs: set[str], static: frozenset[str]) -> tuple[Row, ...]:
     chain: list[Row] = []
-    row = tuple(nodes)
+    row: tuple[Node, ...] = tuple(nodes)
     while True:
-        following = [users.get(n.outputs[0].name, ()) for n in row]
+        following = [users.get(n.outputs[0].name, []) for n in row]
         if any(len(f) != 1 or n.outputs[0].name in outputs for f, n in zip(following, row, strict=True)):
             break
         after = tuple(f[0] for f in following)

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from ...ir.graph import Node, Value
 from ...ir.ops.normalize import LayerNormAttrs
@@ -23,19 +24,38 @@ from .rewriting import Rewriter, Rule
 Ins = tuple[Value | None, ...]
 
 
-def _reduction(r: Rewriter, v: Value | None, kind: str) -> tuple[Value, tuple[int, ...]] | None:
-    """(x, axes) where v is a reduction of `kind` over axes of x that keeps them as 1."""
-    n = r.producer(v, "reduce")
-    if n is None or not isinstance(n.attrs, ReduceAttrs) or n.attrs.kind != kind or not n.attrs.keepdims or not n.attrs.axes:
+Moments = tuple[Value, tuple[int, ...]]  # a tensor and the axes it was reduced over
+
+
+def _bare(r: Rewriter, v: Value | None) -> Value | None:
+    """`v` before reshapes that only add or remove dimensions of extent 1."""
+    while v is not None and (n := r.producer(v, "reshape")) and _units_aside(n.operands[0]) == _units_aside(v):
+        v = n.operands[0]
+    return v
+
+
+def _units_aside(v: Value) -> list[int]:
+    return [d for d in v.type.shape if d != 1]
+
+
+def _rows_of(v: Value | None, x: Value, axes: tuple[int, ...]) -> bool:
+    """Whether `v` has one element a row of x, and broadcasts to x that way."""
+    return v is not None and v.type.shape == tuple(1 if k in axes else d for k, d in enumerate(x.type.shape))
+
+
+def _reduction(r: Rewriter, v: Value | None, kind: str) -> Moments | None:
+    """(x, axes) where v is a reduction of `kind` over axes of x, perhaps reshaped."""
+    n = r.producer(_bare(r, v), "reduce")
+    if n is None or not isinstance(n.attrs, ReduceAttrs) or n.attrs.kind != kind or not n.attrs.axes:
         return None
     return n.operands[0], tuple(sorted(n.attrs.axes))
 
 
-def mean_of(r: Rewriter, v: Value | None) -> tuple[Value, tuple[int, ...]] | None:
+def mean_of(r: Rewriter, v: Value | None) -> Moments | None:
     """(x, axes) where v is the mean of x over axes: as such, or a sum divided by the count."""
     if (found := _reduction(r, v, "mean")) is not None:
         return found
-    n = r.producer(v, "mul", "div")
+    n = r.producer(_bare(r, v), "mul", "div")
     split = r.split_scalar(n) if n is not None else None
     total = _reduction(r, split[0], "sum") if split is not None else None
     if n is None or split is None or total is None:
@@ -44,46 +64,89 @@ def mean_of(r: Rewriter, v: Value | None) -> tuple[Value, tuple[int, ...]] | Non
     return total if math.isclose(split[1], count if n.op == "div" else 1 / count, rel_tol=1e-6) else None
 
 
-def _mean_square(r: Rewriter, v: Value | None) -> tuple[Value, tuple[int, ...]] | None:
+def _squared(r: Rewriter, v: Value | None) -> Value | None:
+    """x where v = x * x."""
+    n = r.producer(v, "mul")
+    return n.inputs[0] if n is not None and n.inputs[0] == n.inputs[1] else None
+
+
+def _mean_square(r: Rewriter, v: Value | None) -> Moments | None:
     """(x, axes) where v is the mean of x * x."""
     found = mean_of(r, v)
-    square = r.producer(found[0], "mul") if found is not None else None
-    if found is None or square is None or square.inputs[0] is None or square.inputs[0] != square.inputs[1]:
+    x = _squared(r, found[0]) if found is not None else None
+    return None if found is None or x is None else (x, found[1])
+
+
+def _variance(r: Rewriter, v: Value | None) -> Moments | None:
+    """(x, axes) where v = mean(x * x) - mean(x)^2, perhaps kept from being negative: how Flax computes it."""
+    v = _bare(r, v)
+    positive = r.producer(v, "relu")
+    n = r.producer(_bare(r, positive.operands[0]) if positive is not None else v, "sub")
+    if n is None:
         return None
-    return square.inputs[0], found[1]
+    square, mean = _mean_square(r, n.inputs[0]), mean_of(r, _squared(r, _bare(r, n.inputs[1])))
+    return square if square is not None and square == mean else None
 
 
-def _deviation(r: Rewriter, v: Value | None) -> tuple[Value, tuple[int, ...], float] | None:
-    """(x, axes, epsilon) where v = sqrt(mean(x * x) + epsilon)."""
-    root = r.producer(v, "sqrt")
-    inner = r.producer(root.operands[0], "add") if root is not None else None
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """sqrt(variance(x) + epsilon) if `centred`, else sqrt(mean(x * x) + epsilon)."""
+
+    x: Value
+    axes: tuple[int, ...]
+    epsilon: float
+    centred: bool
+
+
+def _deviation(r: Rewriter, v: Value | None) -> Deviation | None:
+    root = r.producer(_bare(r, v), "sqrt")
+    inner = r.producer(_bare(r, root.operands[0]), "add") if root is not None else None
     split = r.split_scalar(inner) if inner is not None else None
-    found = _mean_square(r, split[0]) if split is not None else None
-    return None if found is None or split is None else (*found, float(split[1]))
+    if split is None:
+        return None
+    if (found := _mean_square(r, split[0])) is not None:
+        return Deviation(*found, float(split[1]), False)
+    found = _variance(r, split[0])
+    return None if found is None else Deviation(*found, float(split[1]), True)
 
 
 def _inverse(r: Rewriter, v: Value | None) -> Value | None:
     """x where v = 1 / x."""
-    n = r.producer(v, "reciprocal", "div")
+    n = r.producer(_bare(r, v), "reciprocal", "div")
     if n is None or (n.op == "div" and not r.is_scalar(n.inputs[0], 1.0)):
         return None
     return n.inputs[-1]
 
 
 def _norm(r: Rewriter, n: Node, ins: Ins) -> Value | None:
-    """d / sqrt(mean(d * d) + epsilon), the division perhaps as a product with the reciprocal. Where d = x - mean(x) this
-    normalises x."""
+    """d / deviation, the division perhaps as a product with the reciprocal, and that already scaled by a constant."""
     x, y = ins
     for d, rest in ((x, y),) if n.op == "div" else ((x, y), (y, x)):
-        found = _deviation(r, rest if n.op == "div" else _inverse(r, rest))
-        if d is None or found is None or found[0] != d or d.type != n.outputs[0].type:
+        if d is None or rest is None or d.type != n.outputs[0].type:
             continue
-        _, axes, epsilon = found
-        centred = r.producer(d, "sub")
-        mean = mean_of(r, centred.inputs[1]) if centred is not None else None
-        if centred is not None and mean is not None and mean == (centred.inputs[0], axes):
-            return r.b.op("layer_norm", mean[0], None, None, axes=axes, epsilon=epsilon)
-        return r.b.op("layer_norm", d, None, None, axes=axes, epsilon=epsilon, center=0)
+        if (new := _normalised(r, d, rest, rest if n.op == "div" else _inverse(r, rest), None)) is not None:
+            return new
+        scaled = r.producer(rest, "mul") if n.op == "mul" else None
+        for inverse, scale in (scaled.inputs, scaled.inputs[::-1]) if scaled is not None else ():
+            if scale is not None and r.static(scale) and broadcast_shapes(scale.type.shape, d.type.shape) == d.type.shape and \
+                    (new := _normalised(r, d, inverse, _inverse(r, inverse), scale)) is not None:
+                return new
+    return None
+
+
+def _normalised(r: Rewriter, d: Value, row: Value | None, deviation: Value | None, scale: Value | None) -> Value | None:
+    """layer_norm for d / deviation * scale, where `row` is what d meets: the deviation or its inverse, one a row."""
+    found = _deviation(r, deviation)
+    if found is None or not _rows_of(row, d, found.axes):
+        return None
+    centred = r.producer(d, "sub")
+    mean = mean_of(r, centred.inputs[1]) if centred is not None and _rows_of(centred.inputs[1], d, found.axes) else None
+    whole = centred is not None and mean is not None and mean == (centred.inputs[0], found.axes)
+    if found.x == d and not found.centred:
+        x = mean[0] if mean is not None and whole else d
+        return r.b.op("layer_norm", x, scale, None, axes=found.axes, epsilon=found.epsilon, center=int(whole))
+    if found.centred and mean is not None and whole and found.x == mean[0]:
+        return r.b.op("layer_norm", mean[0], scale, None, axes=found.axes, epsilon=found.epsilon)
     return None
 
 
@@ -109,11 +172,11 @@ def _softmax(r: Rewriter, n: Node, ins: Ins) -> Value | None:
     """exp(x - max(x)) / sum(exp(x - max(x))) over one axis."""
     e, total = ins[0], _reduction(r, ins[1], "sum")
     exp = r.producer(e, "exp")
-    if exp is None or total is None or total[0] != e or len(total[1]) != 1:
+    if exp is None or e is None or total is None or total[0] != e or len(total[1]) != 1 or not _rows_of(ins[1], e, total[1]):
         return None
     shifted = r.producer(exp.operands[0], "sub")
     top = _reduction(r, shifted.inputs[1], "max") if shifted is not None else None
-    if shifted is None or top is None or top != (shifted.inputs[0], total[1]):
+    if shifted is None or top is None or top != (shifted.inputs[0], total[1]) or not _rows_of(shifted.inputs[1], e, total[1]):
         return None
     return r.b.op("softmax", top[0], axis=total[1][0])
 

@@ -1,15 +1,17 @@
 """What local rewrites share: a graph being rebuilt, and questions about the values in it."""
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ...ir.builder import GraphBuilder, rebuild
-from ...ir.graph import Attrs, Graph, Node, Value
+from ...ir.graph import Graph, Node, Value
 from ...ir.op import OPS
 from ...ir.ops.elementwise import Map
 
+_COUNT = re.compile(r"(\.\d+)+$")  # what the builder appends to names that are taken
 COMMUTATIVE = frozenset({"add", "mul", "min", "max", "and", "or", "xor", "eq"})
 
 
@@ -130,6 +132,6 @@ def is_map(n: Node) -> bool:
     return isinstance(OPS[n.op], Map)
 
 
-def copy_node(r: Rewriter, n: Node, ins: Sequence[Value | None], attrs: Attrs | None = None) -> Value:
-    """`n` again over other inputs; returns its first output."""
-    return r.b.emit(n.op, ins, attrs if attrs is not None else n.attrs, hint=n.outputs[0].name)[0]
+def copy_node(r: Rewriter, n: Node, ins: Sequence[Value | None]) -> Value:
+    """`n` again over other inputs; returns its first output, whose name shows where it came from."""
+    return r.b.emit(n.op, ins, n.attrs, hint=_COUNT.sub("", n.outputs[0].name))[0]
