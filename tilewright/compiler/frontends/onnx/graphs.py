@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ....errors import ModelError
-from .loading import Initializers, OnnxModel, domain_of
+from .loading import Initializers, OnnxModel, check_text, domain_of
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, NodeProto
@@ -58,6 +58,8 @@ def ordered(nodes: Iterable[NodeProto], given: frozenset[str], outer: frozenset[
     for values defined twice or never, and for cycles.
     """
     nodes = tuple(nodes)
+    for n in nodes:
+        check_text(where, n.op_type, n.domain, n.name, n.overload, *n.input, *n.output, *(a.name for a in n.attribute))
     producer: dict[str, int] = {}
     for k, n in enumerate(nodes):
         for o in n.output:
@@ -143,6 +145,7 @@ def graph_scope(graph: GraphProto, model: OnnxModel, opsets: Mapping[str, int], 
     _check_depth(parent, where)
     inits = Initializers(graph, model, main=parent is None)
     inputs = [i.name for i in graph.input]
+    check_text(where, graph.name, *inputs, *(o.name for o in graph.output), *inits.names())
     if len(set(inputs)) < len(inputs) or "" in inputs:
         raise ModelError(f"{where}: an input is unnamed or defined twice, among {', '.join(map(repr, inputs))}")
     given = frozenset(inputs) | inits.names()

@@ -68,6 +68,7 @@ def _checked(m: OnnxModel, where: str) -> OnnxModel:
     if p.ir_version > onnx.IR_VERSION:
         raise UnsupportedError(f"{where} has IR version {p.ir_version}; the installed onnx {onnx.__version__} knows up to "
                                f"{onnx.IR_VERSION}: install a newer onnx")
+    check_text(where, p.graph.name)
     opsets = opset_versions(p.opset_import, where)
     newest = onnx.defs.onnx_opset_version()
     if opsets.get("", 0) > newest:
@@ -75,6 +76,7 @@ def _checked(m: OnnxModel, where: str) -> OnnxModel:
                                "install a newer onnx")
     functions: dict[tuple[str, str, str], FunctionProto] = {}
     for f in p.functions:
+        check_text(where, f.domain, f.name, f.overload, *f.input, *f.output)
         key = (domain_of(f.domain), f.name, f.overload)
         if key in functions:
             raise ModelError(f"{where} defines the function {f.domain}.{f.name} twice")
@@ -87,10 +89,18 @@ def domain_of(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
+def check_text(where: str, *names: str | bytes) -> None:
+    """Raises ModelError for a name that is not UTF-8; protobuf gives these as bytes."""
+    for n in names:
+        if isinstance(n, bytes):
+            raise ModelError(f"{where}: the name {n!r} is not valid UTF-8")
+
+
 def opset_versions(imports: object, where: str) -> dict[str, int]:
     """Domain -> version. Raises ModelError where one domain has two."""
     out: dict[str, int] = {}
     for o in imports:  # type: ignore[attr-defined]
+        check_text(where, o.domain)
         d = domain_of(o.domain)
         if out.setdefault(d, o.version) != o.version:
             raise ModelError(f"{where} imports two versions of the operators of {o.domain or 'ai.onnx'!r}")

@@ -13,7 +13,7 @@ from ..source import UNKNOWN_RANK, Data, InputSpec, NeedsValue, OptionalSpec, Se
 from . import control, sequences  # noqa: F401  (they register the handlers of control flow and sequences)
 from .graphs import graph_scope
 from .importer import Importer
-from .loading import OnnxModel, opset_versions
+from .loading import OnnxModel, check_text, opset_versions
 from .nodes import node_tasks
 from .state import Feed, State
 from .tensors import element_type
@@ -85,6 +85,7 @@ def _spec(name: str, t: TypeProto, what: str) -> InputSpec:
         return TensorSpec(name, UNKNOWN_RANK, dtype)
     dims: list[int | str] = []
     for k, d in enumerate(tensor.shape.dim):
+        check_text(where, d.dim_param)
         if d.WhichOneof("value") == "dim_value" and d.dim_value >= 0:  # some exporters write -1 for what is not known
             dims.append(int(d.dim_value))
         else:
