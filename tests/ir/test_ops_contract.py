@@ -45,11 +45,9 @@ def assert_close(got: np.ndarray, want: np.ndarray, rtol: float) -> None:
         np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize(("op", "s"), CASES)
+@pytest.mark.parametrize(("op", "s"), [c for c in CASES if not c.values[0].data_dependent])
 def test_inferred_types_are_those_of_the_reference(op: Op, s: Sample) -> None:
     want = reference(op, s)
-    if op.data_dependent:
-        pytest.skip(f"{op.name}: the output's shape depends on the data")
     assert list(op.infer(s.attrs, *types_of(s.inputs))) == types_of(want)
 
 

@@ -13,7 +13,7 @@ from ..builder import GraphBuilder
 from ..expr import Expr, call, cast, select, wrap
 from ..functions import FUNCTIONS
 from ..graph import Attrs, Value
-from ..op import OnnxNode, from_onnx, register
+from ..op import OnnxNode, Sample, from_onnx, register
 from ..types import F64, TensorType
 from .elementwise import FloatMap, Map, given, import_binary
 
@@ -107,9 +107,11 @@ class PRelu(Map):
         x, slope = given(*ins)
         return (np.where(x < 0, x * slope, x),)
 
-    def samples(self) -> Iterable:
-        return (s for s in super().samples() if all(x is not None for x in s.inputs)
-                and np.broadcast_shapes(*(x.shape for x in s.inputs if x is not None)) == s.inputs[0].shape)
+    def samples(self) -> Iterable[Sample]:
+        for s in super().samples():
+            x, slope = given(*s.inputs)
+            if np.broadcast_shapes(x.shape, slope.shape) == x.shape:
+                yield s
 
 
 @register
@@ -254,7 +256,7 @@ class Gelu(FloatMap):
         return x * 0.5 * (1 + FUNCTIONS["erf"].numpy(x * math.sqrt(0.5)))
 
     def sample_attrs(self) -> Iterable[Attrs]:
-        yield from (self.Attrs(), self.Attrs("tanh"))
+        yield from (GeluAttrs(), GeluAttrs("tanh"))
 
 
 @register
@@ -333,7 +335,7 @@ class Shrink(Map):
         return (y.astype(x.dtype),)
 
     def sample_attrs(self) -> Iterable[Attrs]:
-        yield from (self.Attrs(), self.Attrs(1.0, 1.5))
+        yield from (ShrinkAttrs(), ShrinkAttrs(1.0, 1.5))
 
 
 # -- ONNX ------------------------------------------------------------------------------------------------------------

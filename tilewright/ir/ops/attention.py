@@ -84,7 +84,7 @@ def _int(n: OnnxNode, key: str, default: int = 0) -> int:
 
 
 @from_onnx("Attention", since=23)
-def _attention(n: OnnxNode, b: GraphBuilder) -> list[Value | None]:
+def _attention(n: OnnxNode, b: GraphBuilder) -> list[Value]:
     flat = n.need(0).type.rank == 3
     q = _heads(n, b, 0, _int(n, "q_num_heads"))
     k, v = (_with_past(n, b, i, _heads(n, b, i, _int(n, "kv_num_heads"))) for i in (1, 2))
@@ -166,12 +166,12 @@ def _masked(n: OnnxNode, b: GraphBuilder, x: Value, s: _Sizes) -> tuple[Value, b
         return x, mask is not None or left >= 0 or s.keys == 0
     lengths = b.op("reshape", convert(b, lengths, I64), shape=(lengths.type.size, 1, 1, 1))
     key = b.constant(np.arange(s.keys))
-    query = b.op("add", b.op("sub", lengths, b.constant(np.int64(s.queries))), b.constant(np.arange(s.queries)[:, None]))
+    query = b.op("add", b.op("sub", lengths, b.constant(s.queries)), b.constant(np.arange(s.queries)[:, None]))
     x = _where(b, b.op("lt", key, lengths), x)
     if high < UNBOUNDED:
-        x = _where(b, b.op("le", key, b.op("add", query, b.constant(np.int64(high)))), x)
+        x = _where(b, b.op("le", key, b.op("add", query, b.constant(high))), x)
     if left >= 0:
-        x = _where(b, b.op("ge", key, b.op("sub", query, b.constant(np.int64(left)))), x)
+        x = _where(b, b.op("ge", key, b.op("sub", query, b.constant(left))), x)
     return x, x is not x0
 
 

@@ -18,6 +18,9 @@ from .elementwise import Map, given
 # TensorProto.DataType -> our element types. Strings, complex numbers, 8-bit floats and types below a byte have none.
 ONNX_TYPES = {1: F32, 2: U8, 3: I8, 4: U16, 5: I16, 6: I32, 7: I64, 9: BOOL, 10: F16, 11: F64, 12: U32, 13: U64, 16: BF16}
 
+_WITHOUT_DTYPE = {8: "string", 14: "complex64", 15: "complex128", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2",
+                  20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1", 24: "float8e8m0", 25: "uint2", 26: "int2"}
+
 
 @dataclass(frozen=True, slots=True)
 class CastAttrs(Attrs):
@@ -57,8 +60,8 @@ class Cast(Map):
                 low = 0 if dst.kind == "u" else -100
                 yield Sample((values((3, 7), src, low=low, high=100, special=special),), CastAttrs(dst))
         yield Sample((values((0, 2), F32),), CastAttrs(I32))
-        yield Sample((np.float64([1e300, -1e300, 1e-300, 65504, 65520, 3.4e38, 1e-45]),), CastAttrs(F32))
-        yield Sample((np.float32([65504, 65519.9, 65520, 1e-8, 6e-8, 2049, 2051]),), CastAttrs(F16))
+        yield Sample((np.array([1e300, -1e300, 1e-300, 65504, 65520, 3.4e38, 1e-45], "f8"),), CastAttrs(F32))
+        yield Sample((np.array([65504, 65519.9, 65520, 1e-8, 6e-8, 2049, 2051], "f4"),), CastAttrs(F16))
 
 
 @register
@@ -95,9 +98,8 @@ def onnx_dtype(n: OnnxNode, key: str, default: int = 0) -> DType:
     """The attribute `key` of an ONNX node as an element type. Raises UnsupportedError for types Tilewright has not."""
     code = n.attrs.get(key, default)
     if code not in ONNX_TYPES:
-        from onnx import TensorProto
-        name = TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else code  # type: ignore[arg-type]
-        raise UnsupportedError(f"{n.op_type} {n.name!r}: element type {name} is not supported; supported are "
+        known = _WITHOUT_DTYPE.get(code, f"number {code}")  # type: ignore[call-overload]
+        raise UnsupportedError(f"{n.op_type} {n.name!r}: element type {known} is not supported; supported are "
                                f"{', '.join(t.name for t in ONNX_TYPES.values())}")
     return ONNX_TYPES[code]  # type: ignore[index]
 

@@ -14,7 +14,7 @@ from ..graph import Attrs
 from ..op import Op, Sample, register
 from ..program import Compute, compute, reduce
 from ..samples import tolerance, values
-from ..types import BF16, F16, F32, F64, I64, TensorType, broadcast_shapes
+from ..types import BF16, F16, F32, F64, I64, DType, TensorType, broadcast_shapes
 from .elementwise import broadcast_load
 from .reduce import kept, reduced_shape, row_reduce
 
@@ -43,7 +43,7 @@ class RowOp(Op):
     def samples(self) -> Iterable[Sample]:
         for d in (F32, F64, F16, BF16):
             yield Sample((values((3, 17), d),), self.Attrs(1), rtol=tolerance(d))  # type: ignore[call-arg]
-        odd = np.float32([[np.nan, 1, 2], [np.inf, 1, 2], [-np.inf, 1, 2], [1000, 1000, -1000]])
+        odd = np.array([[np.nan, 1, 2], [np.inf, 1, 2], [-np.inf, 1, 2], [1000, 1000, -1000]], "f4")
         yield Sample((odd,), self.Attrs(1))  # type: ignore[call-arg]
         for shape, axis in (((2, 197, 3), 1), ((5, 3), 0), ((7, 1), 1), ((0, 3), 1), ((3, 0), 1), ((1, 1, 1), 2), ((2, 2, 3, 65), 3)):
             yield Sample((values(shape, F32),), self.Attrs(axis))  # type: ignore[call-arg]
@@ -86,7 +86,7 @@ class Softmax(RowOp):
 
     def samples(self) -> Iterable[Sample]:
         yield from super().samples()
-        rows = np.float32([[-np.inf, -np.inf, -np.inf], [-np.inf, 0, 1], [1, 2, 3]])
+        rows = np.array([[-np.inf, -np.inf, -np.inf], [-np.inf, 0, 1], [1, 2, 3]], "f4")
         yield Sample((rows,), SoftmaxAttrs(1, masked=1))
         yield Sample((rows,), SoftmaxAttrs(1, masked=0))
 
@@ -212,7 +212,7 @@ class LayerNorm(Op):
         return tuple(computes)
 
     def samples(self) -> Iterable[Sample]:
-        def affine(shape: tuple[int, ...], d=F32) -> tuple[np.ndarray, np.ndarray]:
+        def affine(shape: tuple[int, ...], d: DType = F32) -> tuple[np.ndarray, np.ndarray]:
             return values(shape, d, seed=1), values(shape, d, seed=2)
         for d in (F32, F64, F16, BF16):
             yield Sample((values((3, 17), d), *affine((17,), d)), LayerNormAttrs((1,)), rtol=2 * tolerance(d))

@@ -125,7 +125,7 @@ class ReduceOp(Op):
         for d in (F64, BF16, I64, I8, U8, U32):
             for kind in ("sum", "max", "min", "mean"):
                 yield case(kind, (3, 11), (1,), dtype=d)
-        yield Sample((np.float32([[np.inf, 1], [-np.inf, -np.inf], [np.nan, 1], [1000, 1000.5]]),), ReduceAttrs("log_sum_exp", (1,)))
+        yield Sample((np.array([[np.inf, 1], [-np.inf, -np.inf], [np.nan, 1], [1000, 1000.5]], "f4"),), ReduceAttrs("log_sum_exp", (1,)))
 
 
 def working_type(kind: str, d: DType) -> DType:
@@ -154,10 +154,10 @@ def _numpy_reduce(kind: str, x: np.ndarray, axes: tuple[int, ...], keepdims: boo
     body = {"l1": np.abs, "l2": np.square, "sum_square": np.square, "log_sum_exp": lambda v: np.exp(v - top)}.get(kind, lambda v: v)
     total = np.sum(body(w), axis=axes, keepdims=keepdims, dtype=w.dtype)
     if kind == "mean":
-        return total / math.prod(x.shape[a] for a in axes) if total.size else total
+        return np.asarray(total / math.prod(x.shape[a] for a in axes) if total.size else total)
     if kind == "log_sum_exp":
         return np.log(total) + top.reshape(total.shape)
-    return {"l2": np.sqrt, "log_sum": np.log}.get(kind, lambda v: v)(total)
+    return np.asarray({"l2": np.sqrt, "log_sum": np.log}.get(kind, lambda v: v)(total))
 
 
 def _extreme(kind: str, dtype: np.dtype) -> float | int:
@@ -215,7 +215,7 @@ class ArgReduce(Op):
         return (top, compute("out0", I64, outs[0].shape, value))
 
     def samples(self) -> Iterable[Sample]:
-        ties = np.float32([[2, 1, 2, 1], [5, 5, 5, 5], [np.nan, 1, np.nan, 9], [-np.inf, np.inf, np.inf, -np.inf]])
+        ties = np.array([[2, 1, 2, 1], [5, 5, 5, 5], [np.nan, 1, np.nan, 9], [-np.inf, np.inf, np.inf, -np.inf]], "f4")
         for kind in ("max", "min"):
             for last in (0, 1):
                 yield Sample((ties,), ArgReduceAttrs(kind, 1, 1, last))
