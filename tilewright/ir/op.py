@@ -164,8 +164,5 @@ def _generic(op: Op) -> OnnxImporter:
 
     def build(n: OnnxNode, b: GraphBuilder) -> Sequence[Value]:
         names = {f.name for f in dataclasses.fields(op.Attrs)}
-        if op.data_dependent:  # the frontend cuts the model here unless all inputs are known while it imports
-            attrs = op.Attrs(**{k: v for k, v in n.attrs.items() if k in names})
-            return [b.constant(a) for a in op.evaluate(attrs, *(n.static(i) for i in range(len(n.inputs))))]
         return b.emit(op.name, n.inputs, **{k: v for k, v in n.attrs.items() if k in names})
     return build

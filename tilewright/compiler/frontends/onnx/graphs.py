@@ -19,7 +19,13 @@ MAX_DEPTH = 64              # nesting of subgraphs and functions
 def describe(node: NodeProto) -> str:
     """How messages name a node: "Conv 'layer1/conv'", with the output's name where the node has none."""
     name = node.name or next((o for o in node.output if o), "")
-    return f"{domain_of(node.domain) + '.' if domain_of(node.domain) else ''}{node.op_type} {name!r}"
+    return f"{full_name(domain_of(node.domain), node.op_type).removeprefix('ai.onnx.')} {name!r}"
+
+
+def full_name(domain: str, op_type: str) -> str:
+    """An operator's name with its domain, escaped where a damaged model has odd characters in it."""
+    name = f"{domain or 'ai.onnx'}.{op_type}"
+    return name if name.isprintable() else repr(name)
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:

@@ -10,7 +10,7 @@ from ....ir.graph import Value
 from ....ir.op import OnnxImporter, OnnxNode, importer_for
 from . import functions
 from .attributes import plain
-from .graphs import Scope, describe, reads_of
+from .graphs import Scope, describe, full_name, reads_of
 from .importer import Importer
 from .loading import domain_of
 from .schemas import find_schema
@@ -129,7 +129,7 @@ def old_opset_is_safe(domain: str, op_type: str, opset: int) -> bool:
 def why_unsupported(domain: str, op_type: str, opset: int) -> str:
     """One clause on why there is no way to import an operator."""
     import onnx
-    full = f"{domain or 'ai.onnx'}.{op_type}"
+    full = full_name(domain, op_type)
     if onnx.defs.has(op_type, domain):
         if domain == "" and opset < 7 and importer_for(domain, op_type, 7) is not None:
             return f"opset {opset} of {full} is too old; convert the model to opset 7 or newer with onnx.version_converter"
