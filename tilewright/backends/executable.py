@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..ir.types import TensorSpec, TensorType, dtype_of
-from .arguments import Data, Spec, by_name, convert, ready
+from .arguments import Data, Spec, by_name, check_shape, convert, ready, tensor
 from .instance import Instance, Preparation
 from .report import Report, explain
 from .target import Target
@@ -256,8 +256,10 @@ def _checked_weight(name: str, value: object, known: Mapping[str, TensorType], l
         close = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"the model has {len(known)} weights"
         raise InputError(f"there is no weight {name!r}; {hint}")
-    a = convert([TensorSpec(name, want.shape, want.dtype.numpy)], [value])[0]
-    return np.array(a, copy=True)
+    spec = TensorSpec(name, want.shape, want.dtype.numpy)
+    a = tensor(spec, value, "weight")
+    check_shape(spec, a.shape, {}, "weight")
+    return a.copy()
 
 
 def load(path: str | os.PathLike[str]) -> Executable:

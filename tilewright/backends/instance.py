@@ -10,13 +10,14 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import InputError
+from ..ir import ops as _ops  # noqa: F401  (registers every op)
 from ..ir.graph import Graph
 from ..ir.interpreter import run_graph
 from .llvm.elf import Image, combine
 from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, ENTRY
 from .llvm.jit import Library, load_image, require_host
 from .plan import ARENA_ALIGN, Plan
-from .target import Target
+from .target import Target, runs_here
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 5)
 OUT_OF_RANGE = "an index computed from the inputs' values is out of range for the tensor it selects from"
@@ -139,24 +140,30 @@ class Instance:
     """Runs one plan. Any number of threads may run it at once: each call takes a frame of its own, frames are reused."""
 
     def __init__(self, plan: Plan, code: Sequence[bytes] | Image, target: Target, preparation: Preparation = NO_WEIGHTS,
-                 notes: Sequence[str] = (), host: Sequence[HostFunction] | None = None) -> None:
+                 notes: Sequence[str] = (), ir: Callable[[], Sequence[str]] | None = None,
+                 host: Sequence[HostFunction] | None = None) -> None:
         """`code`: relocatable objects of the kernels and the entry point, or an Image of them. `notes`: lines for
-        `explain`. `host`: one function for each HostCall of the plan (default: those of `host_kernels`). Raises
-        TargetError where this machine cannot run it."""
-        host = host_functions(plan) if host is None else host
-        assert len(host) == len(plan.host_calls), "one host function for each HostCall"
-        require_host(target)
-        self.plan, self.target, self.preparation, self.notes = plan, target, preparation, tuple(notes)
+        `explain`. `ir`: the kernels' IR texts, for export. `host`: one function for each HostCall of the plan (default:
+        those of `host_kernels`). Code for another kind of machine can be exported and saved; `run` raises TargetError."""
+        self.plan, self.target, self.preparation, self.notes, self.ir = plan, target, preparation, tuple(notes), ir
         self.image = code if isinstance(code, Image) else combine(code)
-        self._library: Library = load_image(self.image, [ENTRY])
-        self._run = _RUN(self._library.address(ENTRY))
-        self._host = tuple(host)
-        self._table = (ctypes.c_void_p * max(1, len(host)))(*(h.address for h in host))
+        self._run: Callable[[int, int, int, int, int], int] = self._refuse
+        self._host: tuple[HostFunction, ...] = ()
+        if runs_here(target):
+            self._host = tuple(host_functions(plan) if host is None else host)
+            assert len(self._host) == len(plan.host_calls), "one host function for each HostCall"
+            self._library: Library = load_image(self.image, [ENTRY])
+            self._run = _RUN(self._library.address(ENTRY))
+        self._table = (ctypes.c_void_p * max(1, len(self._host)))(*(h.address for h in self._host))
         self._weights = _Weights(preparation.evaluate())
         assert [(a.shape, a.dtype) for a in self._weights.arrays] == [(t.shape, t.dtype.numpy) for _, t in plan.weights], "prepared weights"
         self._in_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.inputs)
         self._out_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.outputs)
         self._frames: list[_Frame] = []  # list.append and list.pop are atomic
+
+    def _refuse(self, *_: int) -> int:
+        require_host(self.target)
+        raise AssertionError("code for this machine was not loaded")
 
     @property
     def weight_arrays(self) -> list[np.ndarray]:

@@ -135,7 +135,8 @@ def _call_json(c: Call) -> dict[str, object]:
     args = [_slot_json(s) for s in c.args]
     if isinstance(c, KernelCall):
         return {"symbol": c.symbol, "args": args, "trips": c.trips, "workspace": _slot_json(c.workspace), "label": c.label}
-    return {"op": c.op, "attrs": c.attrs, "args": args, "types": [type_json(t) if t else None for t in c.types], "n_inputs": c.n_inputs, "label": c.label}
+    types = [type_json(t) if t else None for t in c.types]
+    return {"op": c.op, "attrs": c.attrs, "args": args, "types": types, "n_inputs": c.n_inputs, "label": c.label}
 
 
 def _get(data: object, key: str, kind: type[T]) -> T:
@@ -167,7 +168,8 @@ def _call(data: object) -> Call:
     args, label = _list(d, "args", _slot), _get(d, "label", str)
     if "symbol" in d:
         return KernelCall(_get(d, "symbol", str), args, _get(d, "trips", int), _slot(d["workspace"]) if d["workspace"] else None, label)
-    return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, _list(d, "types", lambda t: type_from_json(t) if t is not None else None), _get(d, "n_inputs", int), label)
+    types = _list(d, "types", lambda t: None if t is None else type_from_json(t))
+    return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, types, _get(d, "n_inputs", int), label)
 
 
 def _plan(d: dict[str, object]) -> Plan:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -21,9 +19,11 @@ from .. import __version__
 from ..errors import InputError, ModelError, TargetError, TilewrightError
 from ..ir.text import arrays_of, parse_graph, print_graph
 from ..ir.types import DTYPES, TensorSpec, TensorType, dtype_of
+from .files import write_whole
 from .instance import Instance, Preparation
 from .llvm.elf import ElfError, combine, relocatable
 from .llvm.entry import ENTRY
+from .llvm.jit import require_host
 from .plan import Plan, type_from_json, type_json
 from .target import Target
 
@@ -37,28 +37,11 @@ Recompile = Callable[[bytes, Options], "Executable"]
 
 
 def save(exe: Executable, path: Path, source: tuple[bytes, Options] | None) -> None:
-    """Writes beside `path` and renames. Raises InputError where the file cannot be written."""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as f:
-                with zipfile.ZipFile(f, "w", allowZip64=True) as z:
-                    _write(z, exe, source)
-                f.flush()
-                os.fsync(f.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as e:
-        raise InputError(f"{path} cannot be written: {e.strerror or e}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    """Raises InputError where the file cannot be written."""
+    def write(f: BinaryIO) -> None:
+        with zipfile.ZipFile(f, "w", allowZip64=True) as z:
+            _write(z, exe, source)
+    write_whole(path, write)
 
 
 def _write(z: zipfile.ZipFile, exe: Executable, source: tuple[bytes, Options] | None) -> None:
@@ -91,7 +74,8 @@ def _plain(dtype: np.dtype) -> np.dtype:
 
 
 def load(path: Path, recompile: Recompile | None = None) -> Executable:
-    """`recompile` compiles saved models with symbolic shapes. Raises ModelError for files that are no saved models, TargetError where the code is for another kind of machine."""
+    """`recompile` compiles saved models with symbolic shapes. Raises ModelError for files that are no saved models,
+    TargetError where the code is for another kind of machine."""
     from .executable import Executable
     try:
         data = path.read_bytes()
@@ -108,17 +92,22 @@ def load(path: Path, recompile: Recompile | None = None) -> Executable:
                 if recompile is None:
                     raise InputError(f"{path} holds a model with symbolic shapes, which has to be compiled: use tilewright.load")
                 return recompile(z.read("model.bin"), _field(manifest, "options", dict))
-            instance = _instance(z, manifest)
+            instance, name = _instance(z, manifest), _field(manifest, "name", str)
+            inputs, outputs = _specs(manifest, "inputs"), _specs(manifest, "outputs")
     except (ModelError, TargetError, InputError):
         raise
     except (TilewrightError, ElfError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, KeyError, ValueError, RecursionError,
             NotImplementedError, RuntimeError) as e:
         raise ModelError(f"{path} is no saved model, or damaged: {e}") from None
-    return Executable(_specs(manifest, "inputs"), _specs(manifest, "outputs"), instance, instance.target, _field(manifest, "name", str))
+    types = [(s.shape, np.dtype(s.dtype)) for s in (*inputs, *outputs)]
+    if types != [(t.shape, t.dtype.numpy) for _, t in (*instance.plan.inputs, *instance.plan.outputs)]:
+        raise ModelError(f"{path} is damaged: its plan does not fit its inputs and outputs")
+    return Executable(inputs, outputs, instance, instance.target, name)
 
 
 def _instance(z: zipfile.ZipFile, manifest: dict[str, object]) -> Instance:
     target = Target.from_json(_field(manifest, "target", dict))
+    require_host(target)
     plan = Plan.from_json(_field(manifest, "plan", dict))
     types = {k: type_from_json(t) for k, t in _field(manifest, "arrays", dict).items()}
     arrays = {k: _array(z, n, t) for n, (k, t) in enumerate(types.items())}

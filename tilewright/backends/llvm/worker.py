@@ -53,6 +53,21 @@ def optimised(ir: str, tm: llvm.TargetMachine, triple: str) -> llvm.ModuleRef:
     return module
 
 
+def link_modules(texts: list[str], triple: str) -> str:
+    """One module of several; names that are local to one of them are made distinct. Raises IRError."""
+    context = llvm.create_context()
+    try:
+        whole = llvm.parse_assembly("", context=context)
+        whole.triple = triple
+        for t in texts:
+            module = llvm.parse_assembly(t, context=context)
+            module.triple = triple
+            whole.link_in(module)
+    except RuntimeError as e:
+        raise IRError(f"LLVM refused the IR: {e}") from None
+    return str(whole)
+
+
 def compile_object(ir: str, triple: str, cpu: str, features: str) -> bytes:
     """A relocatable object. Raises IRError."""
     tm = target_machine(triple, cpu, features)
