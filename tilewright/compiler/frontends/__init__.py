@@ -12,7 +12,7 @@ from .source import NeedsValue, Segment, Source
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch.nn import Module
+    from torch.nn import Module  # pyright: ignore[reportMissingImports]
     from typing_extensions import TypeIs
 
     from .onnx.check import Finding

@@ -8,7 +8,7 @@ from ...errors import InputError, ModelError, UnsupportedError
 from .onnx import OnnxSource, load_onnx
 
 if TYPE_CHECKING:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
 
 def load_torch(module: torch.nn.Module, inputs: Sequence[object] | None, dynamic: dict[str, object] | None = None) -> OnnxSource:
@@ -22,9 +22,9 @@ def load_torch(module: torch.nn.Module, inputs: Sequence[object] | None, dynamic
     if module.training:
         raise ModelError(f"the module {type(module).__name__} is in training mode; call .eval() first, or dropout and batch norm "
                          "would be compiled as in training")
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     try:
-        import onnxscript  # noqa: F401  (torch's exporter needs it and says so less clearly)
+        import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]  (torch's exporter needs it and says so less clearly)
     except ImportError:
         raise UnsupportedError("exporting a torch module needs the package onnxscript: pip install 'tilewright[torch]'") from None
     args = tuple(x if isinstance(x, torch.Tensor) else torch.as_tensor(x) for x in inputs)  # type: ignore[arg-type]
