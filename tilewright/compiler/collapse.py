@@ -9,11 +9,12 @@ read each other's results merge alike, so that rows shared between them stay sha
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
-from ..ir.affine import Atom, Linear, Opaque, address, linear, simplify
+from ..ir.affine import Atom, Linear, Opaque, address, linear
 from ..ir.expr import Axis, Buffer, Expr, Load, Reduce, Var, children, loads, rewrite, wrap
+from ..ir.intern import Interner
 from ..ir.program import Compute, Program
 from ..ir.types import I64
 
@@ -22,60 +23,69 @@ def collapse_axes(program: Program) -> Program:
     """`program` with as few axes as its addresses allow, named i0, i1, … and r0, r1, … in each compute."""
     if any(a.extent == 0 for c in program.computes for a in (*c.axes, *c.reduce_axes)):
         return program
-    program = _map_computes(_drop_ones(program), _without_single_points)
-    produced = {c.buffer.name for c in program.computes}
-    linked = any(b.name in produced for c in program.computes for b in c.reads)
-    merges = [[_mergeable(c, c.axes, k) for k in range(len(c.axes) - 1)] for c in program.computes]
+    shared = Interner()
+    program = _drop_ones(program, shared)
+    made = {c.buffer.name for c in program.computes}
+    found = [loads(c.body) for c in program.computes]
+    linked = any(x.buffer.name in made for xs in found for x in xs)
+    addresses = [_Addresses(c, xs) for c, xs in zip(program.computes, found, strict=True)]
+    merges = [[a.mergeable(c.axes, k) for k in range(len(c.axes) - 1)] for a, c in zip(addresses, program.computes, strict=True)]
     if linked:
         merges = _agree(program.computes, merges)
-    inner = [[_mergeable(c, c.reduce_axes, k) for k in range(len(c.reduce_axes) - 1)] for c in program.computes]
+    inner = [[a.mergeable(a.reduce_axes, k) for k in range(len(a.reduce_axes) - 1)] for a in addresses]
     if any(map(any, merges)) or any(map(any, inner)):
-        program = _merge(program, merges, inner)
-    return _map_computes(_join_dims(program), _renamed)
-
-
-def _map_computes(p: Program, f: Callable[[Compute], Compute]) -> Program:
-    return replace(p, computes=tuple(map(f, p.computes)))
+        program = _merge(program, merges, inner, shared)
+    return _join_dims(program, shared)
 
 
 # -- extents of one ----------------------------------------------------------------------------------------------------
-def _drop_ones(p: Program) -> Program:
+def _drop_ones(p: Program, shared: Interner) -> Program:
     """Dimensions with one element, or whose stride is 0 (inputs only), leave every buffer; such axes leave the loops."""
     made = {c.buffer.name for c in p.computes}
+    buffers = (*p.inputs, *(c.buffer for c in p.computes))
     keep = {b.name: [k for k, (n, s) in enumerate(zip(b.shape, b.strides, strict=True)) if n != 1 and (s or b.name in made)]
-            for b in (*p.inputs, *(c.buffer for c in p.computes))}
+            for b in buffers}
     new = {b.name: Buffer(b.name, b.dtype, tuple(b.shape[k] for k in keep[b.name]), tuple(b.strides[k] for k in keep[b.name]))
-           for b in (*p.inputs, *(c.buffer for c in p.computes))}
+           for b in buffers}
 
-    def visit(n: Expr) -> Expr | None:
-        if isinstance(n, Load):
-            return Load(new[n.buffer.name], tuple(n.index[k] for k in keep[n.buffer.name]), n.where, n.other)
-        return wrap(0, I64) if isinstance(n, Var) and n.axis.extent == 1 else None
-    computes = tuple(Compute(new[c.buffer.name], tuple(c.axes[k] for k in keep[c.buffer.name]), simplify(rewrite(c.body, visit)))
-                     for c in p.computes)
-    return Program(p.name, tuple(new[b.name] for b in p.inputs), tuple(new[b.name] for b in p.outputs), computes)
+    def one(c: Compute) -> Compute:
+        outer = [c.axes[k] for k in keep[c.buffer.name]]
+        red = [a for a in c.reduce_axes if a.extent != 1]
+        at: dict[Axis, Expr] = {a: Var(Axis(f"i{k}", a.extent)) for k, a in enumerate(outer)}
+        at |= {a: Var(Axis(f"r{k}", a.extent)) for k, a in enumerate(red)}
+        axes = tuple(Axis(f"r{k}", a.extent) for k, a in enumerate(red))
 
-
-def _without_single_points(c: Compute) -> Compute:
-    """Reductions lose their axes of extent 1, and vanish where no other is left."""
-    if not any(a.extent == 1 for a in c.reduce_axes):
-        return c
-    axes = tuple(a for a in c.reduce_axes if a.extent != 1)
-    return replace(c, body=rewrite(c.body, lambda n: (Reduce(n.kind, axes, n.body) if axes else n.body) if isinstance(n, Reduce) else None))
+        def visit(n: Expr) -> Expr | None:
+            if isinstance(n, Load):
+                kept = keep[n.buffer.name]
+                return n if len(kept) == len(n.index) else Load(new[n.buffer.name], tuple(n.index[k] for k in kept), n.where, n.other)
+            if isinstance(n, Var):
+                return at.get(n.axis) or wrap(0, I64)
+            if isinstance(n, Reduce):
+                return Reduce(n.kind, axes, n.body) if axes or not n.axes else n.body
+            return None
+        body = rewrite(c.body, lambda n: shared.simple(visit(n) or n))
+        return Compute(new[c.buffer.name], tuple(Axis(f"i{k}", a.extent) for k, a in enumerate(outer)), body)
+    return Program(p.name, tuple(new[b.name] for b in p.inputs), tuple(new[b.name] for b in p.outputs), tuple(map(one, p.computes)))
 
 
 # -- merging axes ------------------------------------------------------------------------------------------------------
-def _mergeable(c: Compute, axes: tuple[Axis, ...], k: int) -> bool:
-    """Whether axes[k] and axes[k + 1] occur in every address as axes[k] * extent + axes[k + 1], and nowhere else."""
-    a, b = axes[k], axes[k + 1]
-    stores = [_plain(c.buffer, c.axes)] if a in c.axes else []
-    found = loads(c.body)
-    for where in (*stores, *map(address, found)):
-        if where.coefficient(a) != where.coefficient(b) * b.extent:
-            return False
-        if any(x in (a, b) for atom, _ in where.terms if not isinstance(atom, Axis) for x in _inside(atom)):
-            return False
-    return not any(isinstance(n, Var) and n.axis in (a, b) for n in _outside_indices(c.body))
+class _Addresses:
+    """All addresses of one compute, and the axes used in other ways."""
+
+    def __init__(self, c: Compute, found: list[Load]):
+        self.reduce_axes = c.reduce_axes
+        self.store = _plain(c.buffer, c.axes)
+        self.loads = [address(x) for x in found]
+        self.bound = {n.axis for n in _outside_indices(c.body) if isinstance(n, Var)}
+        for where in self.loads:
+            self.bound |= {x for a, _ in where.terms if not isinstance(a, Axis) for x in _inside(a)}
+
+    def mergeable(self, axes: tuple[Axis, ...], k: int) -> bool:
+        """Whether axes[k] and axes[k + 1] occur in every address as axes[k] * extent + axes[k + 1], and nowhere else."""
+        a, b = axes[k], axes[k + 1]
+        return a not in self.bound and b not in self.bound and all(
+            where.coefficient(a) == where.coefficient(b) * b.extent for where in (self.store, *self.loads))
 
 
 def _plain(b: Buffer, axes: tuple[Axis, ...]) -> Linear:
@@ -140,12 +150,12 @@ def _runs(axes: tuple[Axis, ...], merge: list[bool], prefix: str) -> list[tuple[
     return out
 
 
-def _merge(p: Program, merges: list[list[bool]], inner: list[list[bool]]) -> Program:
+def _merge(p: Program, merges: list[list[bool]], inner: list[list[bool]], shared: Interner) -> Program:
     new: dict[str, Buffer] = {}
     computes: list[Compute] = []
     sizes: dict[str, list[tuple[int, ...]]] = {}
     for c, outer_flags, inner_flags in zip(p.computes, merges, inner, strict=True):
-        outer, red = _runs(c.axes, outer_flags, "m"), _runs(c.reduce_axes, inner_flags, "n")
+        outer, red = _runs(c.axes, outer_flags, "i"), _runs(c.reduce_axes, inner_flags, "r")
         at: dict[Axis, Expr] = {}
         for axis, parts in (*outer, *red):
             step = axis.extent
@@ -156,12 +166,12 @@ def _merge(p: Program, merges: list[list[bool]], inner: list[list[bool]]) -> Pro
         strides = [c.buffer.strides[c.axes.index(parts[-1])] for _, parts in outer]
         buffer = Buffer(c.buffer.name, c.buffer.dtype, tuple(a.extent for a, _ in outer), tuple(strides))
         new[buffer.name], sizes[buffer.name] = buffer, [tuple(a.extent for a in parts) for _, parts in outer]
-        computes.append(Compute(buffer, tuple(a for a, _ in outer), _rebuilt(c.body, at, tuple(a for a, _ in red), new, sizes)))
+        computes.append(Compute(buffer, tuple(a for a, _ in outer), _rebuilt(c.body, at, tuple(a for a, _ in red), new, sizes, shared)))
     return Program(p.name, p.inputs, tuple(new[b.name] for b in p.outputs), tuple(computes))
 
 
 def _rebuilt(body: Expr, at: dict[Axis, Expr], red: tuple[Axis, ...], new: dict[str, Buffer],
-             sizes: dict[str, list[tuple[int, ...]]]) -> Expr:
+             sizes: dict[str, list[tuple[int, ...]]], shared: Interner) -> Expr:
     """The body over merged axes, loads of the program's own results with their merged dimensions."""
     def visit(n: Expr) -> Expr | None:
         if isinstance(n, Var):
@@ -177,11 +187,11 @@ def _rebuilt(body: Expr, at: dict[Axis, Expr], red: tuple[Axis, ...], new: dict[
                 index.append(e)
             return Load(new[n.buffer.name], tuple(index), n.where, n.other)
         return None
-    return simplify(rewrite(body, visit))
+    return rewrite(body, lambda n: shared.simple(visit(n) or n))
 
 
 # -- dimensions of inputs ----------------------------------------------------------------------------------------------
-def _join_dims(p: Program) -> Program:
+def _join_dims(p: Program, shared: Interner) -> Program:
     """Contiguous dimensions of inputs become one where that makes an index shorter (merged axes, flattened reads)."""
     found: dict[str, list[Load]] = {b.name: [] for b in p.inputs}
     for c in p.computes:
@@ -212,7 +222,7 @@ def _join_dims(p: Program) -> Program:
             index.append(e)
         return Load(buffer, tuple(index), n.where, n.other)
     return Program(p.name, tuple(new[b.name][0] if b.name in new else b for b in p.inputs), p.outputs,
-                   tuple(replace(c, body=simplify(rewrite(c.body, visit))) for c in p.computes))
+                   tuple(replace(c, body=rewrite(c.body, lambda n: shared.simple(visit(n) or n))) for c in p.computes))
 
 
 def _worth_joining(b: Buffer, k: int, found: list[Load]) -> bool:
@@ -238,19 +248,3 @@ def _product(dims: Iterable[int]) -> int:
     for n in dims:
         out *= n
     return out
-
-
-def _renamed(c: Compute) -> Compute:
-    """Axes named by position: equal programs get equal text."""
-    names = {a: Axis(f"i{k}", a.extent) for k, a in enumerate(c.axes)}
-    red = {a: Axis(f"r{k}", a.extent) for k, a in enumerate(c.reduce_axes)}
-    if all(a == b for a, b in {**names, **red}.items()):
-        return c
-
-    def visit(n: Expr) -> Expr | None:
-        if isinstance(n, Var):
-            a = names.get(n.axis) or red.get(n.axis)
-            return Var(a) if a and a != n.axis else None
-        return Reduce(n.kind, tuple(red[a] for a in n.axes), n.body) if isinstance(n, Reduce) else None
-    return Compute(c.buffer, tuple(names.values()), rewrite(c.body, visit))
-

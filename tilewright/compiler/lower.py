@@ -9,22 +9,16 @@ a few operations and would be computed again. Literals of one element become con
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..ir.affine import simplify
 from ..ir.expr import (
     Axis,
     Buffer,
-    Call,
-    Cast,
-    Checked,
     Const,
     Expr,
     Load,
-    Reduce,
     Var,
-    children,
     loads,
     reduces,
     rewrite,
@@ -33,6 +27,7 @@ from ..ir.expr import (
     wrap,
 )
 from ..ir.graph import Graph, Node, Value
+from ..ir.intern import Interner
 from ..ir.kinds import cost
 from ..ir.op import OPS
 from ..ir.ops.slices import AxisAttrs, PadAttrs
@@ -66,13 +61,15 @@ class Kernel:
 
 def lower(graph: Graph, partition: Partition, views: Views) -> tuple[Kernel, ...]:
     """All kernels of the graph in order of execution."""
-    out = [k for i, (g, r) in enumerate(zip(partition.groups, views.roles, strict=True)) for k in lower_group(graph, g, views, r, i)]
+    cache: Cache = {}
+    out = [k for i, (g, r) in enumerate(zip(partition.groups, views.roles, strict=True)) for k in lower_group(graph, g, views, r, i, cache)]
     return (*out, *(_copy(graph, v, views.placements[v.name], Placement(f"out{k}", 0, contiguous_strides(v.type.shape)), "copy")
                     for v, k in views.copies))
 
 
-def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int = -1) -> tuple[Kernel, ...]:
-    """The kernels that do what `role` leaves of the group: none for a view, one as a rule, several for a concat."""
+def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int = -1, cache: Cache | None = None) -> tuple[Kernel, ...]:
+    """The kernels that do what `role` leaves of the group: none for a view, one as a rule, several for a concat. `cache`
+    holds the programs of groups that were equal but for names."""
     place = views.placements
     if role.kind == "view":
         return ()
@@ -84,7 +81,30 @@ def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int
         return _parts(graph, group.anchor, views, role.parts, index)
     if role.kind == "border":
         return (_border(group.anchor, place[group.outputs[0].name], index),)
-    return (_Lowering(graph, group, views).kernel(index),)
+    literals = {v.name: c for v in group.inputs if (c := _literal(graph, v)) is not None}
+    inputs = tuple(v for v in group.inputs if v.name not in literals)
+    key = _group_key(group, inputs, literals, views)
+    cache = {} if cache is None else cache
+    if key not in cache:
+        cache[key] = collapse_axes(_Lowering(group, inputs, literals, views).program("_".join(n.op for n in group.nodes)[:60]))
+    program = cache[key]
+    names = {f"x{k}": v for k, v in enumerate(inputs)}
+
+    def ref(v: Value) -> Ref:
+        return Ref(place[v.name].storage, place[v.name].offset)
+    return (Kernel(program, None, tuple(ref(names[b.name]) for b in program.inputs), tuple(map(ref, group.outputs)), group.label, index),)
+
+
+def _group_key(group: Group, inputs: Sequence[Value], literals: Mapping[str, Const], views: Views) -> object:
+    """Equal for groups whose programs are equal: ops, attributes, types, strides and wiring, no names."""
+    place = views.placements
+    names: dict[str, object] = {v.name: (k, v.type, place[v.name].strides) for k, v in enumerate(inputs)}
+    names |= {k: (repr(c.value), c.dtype) for k, c in literals.items()}
+    nodes = []
+    for k, n in enumerate(group.nodes):
+        nodes.append((n.op, n.attrs, tuple(None if v is None else names[v.name] for v in n.inputs)))
+        names |= {v.name: (k, j) for j, v in enumerate(n.outputs)}
+    return tuple(nodes), tuple((names[v.name], place[v.name].strides) for v in group.outputs)
 
 
 # -- the pieces of layout ops that views leave over --------------------------------------------------------------------
@@ -138,6 +158,9 @@ def _literal(graph: Graph, v: Value) -> Const | None:
     return Const(value, v.type.dtype)
 
 
+Cache = dict[object, Program]
+
+
 # -- groups ------------------------------------------------------------------------------------------------------------
 @dataclass(eq=False, slots=True)
 class _Def:
@@ -153,28 +176,16 @@ class _Def:
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, group: Group, views: Views):
-        self.graph, self.group, self.views = graph, group, views
+    def __init__(self, group: Group, inputs: Sequence[Value], literals: Mapping[str, Const], views: Views):
+        self.group, self.inputs, self.views = group, inputs, views
         self.shared = Interner()
         self.outputs = {f"%{v.name}": k for k, v in enumerate(group.outputs)}  # "%": apart from the program's own names
-        self.literals = {f"%{v.name}": c for v in group.inputs if (c := _literal(graph, v)) is not None}
-        self.inputs = [v for v in group.inputs if f"%{v.name}" not in self.literals]
+        self.literals = {f"%{name}": c for name, c in literals.items()}
         self.defs: dict[str, _Def] = {}
         for k, n in enumerate(group.nodes):
             self._add(k, n)
         self._drop_dead()
         self._decide()
-
-    def kernel(self, index: int) -> Kernel:
-        name = "_".join(n.op for n in self.group.nodes)[:60]
-        program = collapse_axes(self.program(name))
-        refs = {f"x{k}": v for k, v in enumerate(self.inputs)}
-        used = [refs[b.name] for b in program.inputs]
-        return Kernel(program, None, tuple(map(self._ref, used)), tuple(map(self._ref, self.group.outputs)), self.group.label, index)
-
-    def _ref(self, v: Value) -> Ref:
-        p = self.views.placements[v.name]
-        return Ref(p.storage, p.offset)
 
     def program(self, label: str) -> Program:
         """The group as a program, before collapsing of axes. Inputs that nothing reads are left out."""
@@ -185,7 +196,7 @@ class _Lowering:
         computes: list[Compute] = []
         local = 0
         for d in self.defs.values():
-            body = self.shared(simplify(self._resolve(d.body, real, bodies)))
+            body = self._resolve(d.body, real, bodies)
             if not d.keep:
                 bodies[d.name] = body
                 continue
@@ -211,9 +222,10 @@ class _Lowering:
             if isinstance(n, Load) and n.buffer.name in local:
                 return Load(local[n.buffer.name], n.index, n.where, n.other)
             return None
+
         for c in made:
             b = local[c.buffer.name]
-            body = self.shared(rewrite(c.body, rename))
+            body = rewrite(c.body, lambda n: self.shared.simple(rename(n) or n))
             self.defs[b.name] = _Def(b.name, c.axes, body, b, b.name in self.outputs or c.buffer.name not in names)
 
     def _drop_dead(self) -> None:
@@ -272,14 +284,14 @@ class _Lowering:
             if key not in done:
                 value = self.literals[name] if name in self.literals else self._at(self.defs[name].axes, bodies[name], n.index)
                 if n.where is not None and n.other is not None:
-                    value = select(n.where, _guarded(value, n.where), n.other)
+                    value = self.shared(select(n.where, _guarded(value, n.where), n.other))
                 done[key] = value
             return done[key]
-        return rewrite(body, lambda n: self.shared.node(visit(n) or n))
+        return rewrite(body, lambda n: self.shared.simple(visit(n) or n))
 
     def _at(self, axes: tuple[Axis, ...], body: Expr, index: tuple[Expr, ...]) -> Expr:
         at = {a: i for a, i in zip(axes, index, strict=True) if not (isinstance(i, Var) and i.axis == a)}
-        return rewrite(body, lambda n: self.shared.node(at.get(n.axis, n) if isinstance(n, Var) else n)) if at else body
+        return rewrite(body, lambda n: self.shared.simple(at.get(n.axis, n) if isinstance(n, Var) else n)) if at else body
 
 
 def _guarded(e: Expr, where: Expr) -> Expr:
@@ -311,35 +323,3 @@ def _points(axes: Sequence[Axis]) -> int:
     for a in axes:
         out *= a.extent
     return out
-
-
-class Interner:
-    """Makes structurally equal expressions the same object, so that what is computed twice is computed once."""
-
-    def __init__(self) -> None:
-        self.table: dict[tuple[object, ...], Expr] = {}
-
-    def __call__(self, e: Expr) -> Expr:
-        return rewrite(e, self.node)
-
-    def node(self, n: Expr) -> Expr:
-        """The representative of a node whose children are representatives."""
-        match n:
-            case Const(value, dtype):
-                own: tuple[object, ...] = (repr(value), dtype)
-            case Var(axis, dtype):
-                own = (axis, dtype)
-            case Load(buffer, _, where, _):
-                own = (buffer.name, where is None)
-            case Call(fn, _, dtype):
-                own = (fn, dtype)
-            case Cast(_, dtype):
-                own = (dtype,)
-            case Checked(_, extent, _):
-                own = (extent,)
-            case Reduce(kind, axes, _):
-                own = (kind, axes)
-            case _:
-                raise AssertionError(type(n))
-        key = (type(n), own, *map(id, children(n)))
-        return self.table.setdefault(key, n)

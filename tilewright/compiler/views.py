@@ -69,10 +69,11 @@ class Views:
     copies: tuple[tuple[Value, int], ...] = field(default=())
 
 
-def plan_views(graph: Graph, partition: Partition) -> Views:
-    """Placements for all values that cross groups."""
+def plan_views(graph: Graph, partition: Partition, parameters: int = 0) -> Views:
+    """Placements for all values that cross groups. The last `parameters` inputs of the graph count as weights; the
+    graph's constants follow them in the numbering of weights."""
     p = _Planner(graph, partition)
-    p.source_views()
+    p.source_views(len(graph.inputs) - parameters)
     p.own_storages()
     roles = p.destination_views()
     return p.result(roles)
@@ -107,11 +108,12 @@ class _Planner:
         self.results = {v.name: k for k, v in reversed(list(enumerate(graph.outputs)))}
 
     # -- layout ops read their source with other strides --------------------------------------------------------------
-    def source_views(self) -> None:
-        for k, v in enumerate(self.graph.inputs):
+    def source_views(self, n_inputs: int) -> None:
+        weights = (*self.graph.inputs[n_inputs:], *(c.value for c in self.graph.constants.values()))
+        for k, v in enumerate(self.graph.inputs[:n_inputs]):
             self._own(v, "input", k)
-        for k, c in enumerate(self.graph.constants.values()):
-            self._own(c.value, "weight", k)
+        for k, v in enumerate(weights):
+            self._own(v, "weight", k)
         for g in self.groups:
             for v in g.outputs:
                 self.places[v.name] = Placement(v.name, 0, contiguous_strides(v.type.shape))

@@ -120,9 +120,11 @@ def _plain(v: object) -> object:
 Rewrite = Callable[[Node, tuple[Value | None, ...], GraphBuilder], "Sequence[Value] | None"]
 
 
-def rebuild(g: Graph, visit: Rewrite, outputs: tuple[Value, ...] | None = None) -> Graph:
+def rebuild(g: Graph, visit: Rewrite, outputs: tuple[Value, ...] | None = None,
+            finish: Callable[[GraphBuilder, Sequence[Value]], Sequence[Value]] | None = None) -> Graph:
     """A new graph made by replaying `g` through a builder. `visit(node, its new inputs, builder)` returns replacements
-    for the node's outputs (same count), or None to copy the node. Names of copied values are kept."""
+    for the node's outputs (same count), or None to copy the node. Names of copied values are kept. `finish(builder,
+    outputs)` may exchange the graph's outputs at the end."""
     b = GraphBuilder(g.name)
     b._taken.update(v.name for n in g.nodes for v in n.outputs)
     env: dict[str, Value] = {}
@@ -141,4 +143,5 @@ def rebuild(g: Graph, visit: Rewrite, outputs: tuple[Value, ...] | None = None) 
             new = n.outputs
         assert len(new) == len(n.outputs), f"{n.op}: {len(new)} replacements for {len(n.outputs)} outputs"
         env.update({o.name: v for o, v in zip(n.outputs, new, strict=True)})
-    return b.graph(tuple(env[v.name] for v in (outputs or g.outputs)))
+    results = tuple(env[v.name] for v in (outputs or g.outputs))
+    return b.graph(tuple(finish(b, results)) if finish else results)

@@ -125,6 +125,7 @@ class _KernelEmitter(ExprEmitter):
             if at < 0:
                 slot = builder.alloca(ir.ArrayType(ir.IntType(8), -at))
                 slot.align = 64
+                slot.type = PTR  # llvmlite would type it [n x i8]*
                 bases[name] = slot
             else:
                 bases[name] = builder.gep(workspace, [ir.Constant(I64T, at)], inbounds=True, source_etype=ir.IntType(8))

@@ -79,6 +79,9 @@ def _expand(r: Rewriter, n: Node, ins: Ins) -> Value | None:
         return x
     if inner := r.producer(x, "expand"):
         return expand(r.b, inner.operands[0], n.attrs.shape)
+    inner = r.producer(x, "reshape")
+    if inner is not None and x.type.shape == (1,) * (x.type.rank - inner.operands[0].type.rank) + inner.operands[0].type.shape:
+        return expand(r.b, inner.operands[0], n.attrs.shape)  # broadcasting adds leading dimensions itself
     return reshape(r.b, x, n.attrs.shape) if x.type.size == n.outputs[0].type.size else None
 
 

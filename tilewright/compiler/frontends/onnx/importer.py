@@ -15,7 +15,7 @@ from .graphs import Scope
 from .state import Feed, Item, Known, State, Stored, Task, Weight
 
 MAX_TASKS = 200_000      # nodes after unrolling: beyond this a loop is not worth compiling
-STATIC_ELEMENTS = 64     # integer inputs up to this size are specialised by value rather than cut off
+STATIC_ELEMENTS = 8      # integer inputs up to this size (shapes, flags) are specialised by value rather than cut off
 WEIGHT_ELEMENTS = 64     # constants beyond this size are weights whatever their dtype
 
 SourceMaker = Callable[[State, "tuple[InputSpec, ...]", frozenset[str]], Source]

@@ -1,0 +1,228 @@
+"""One concrete graph to one `Instance`: the middle and the end of compilation, shared by every way into it."""
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from ..backends.cache import ObjectCache
+from ..backends.instance import Instance, Preparation
+from ..backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
+from ..backends.llvm.entry import ENTRY, emit_entry
+from ..backends.llvm.jit import Job, build
+from ..backends.plan import Call, HostCall, KernelCall, Plan, Slot
+from ..backends.target import Target
+from ..ir.builder import GraphBuilder
+from ..ir.expr import Buffer
+from ..ir.graph import Graph, Node, Value
+from ..ir.loops import Pack, Scheduled
+from ..ir.program import Program
+from ..ir.types import contiguous_strides
+from . import pipeline
+from .fuse import Partition, fuse
+from .lower import Kernel, lower
+from .memory import ArenaPlan, plan_arena
+from .passes import default_passes
+from .passes.cse import cse
+from .passes.dce import dce
+from .passes.layout import choose_layouts
+from .passes.preparation import Prepared, split_preparation
+from .schedule.default import default_schedule
+from .views import Storage, Views, plan_views
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user chose. `threads` is kept for the plan; kernels run on one thread for now."""
+
+    target: Target
+    threads: int = 1
+    precision: str = "f32"
+    cache: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lowered:
+    """A graph as scheduled kernels; everything `inspect` shows and `assemble` needs."""
+
+    graph: Graph
+    prepared: Prepared
+    partition: Partition
+    views: Views
+    kernels: tuple[Kernel, ...]
+    scheduled: tuple[Scheduled | None, ...]  # None: a host function
+    trace: pipeline.Trace
+
+
+def passes_for(target: Target) -> tuple[pipeline.Pass, ...]:
+    """All graph passes, layouts for `target` included."""
+    return (*default_passes(), pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target)),
+            pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
+
+
+def lower_graph(graph: Graph, options: Options) -> Lowered:
+    """Passes, preparation, fusion, views, programs and schedules."""
+    trace = pipeline.Trace()
+    graph = pipeline.run(graph, passes_for(options.target), trace=trace)
+    prepared = split_preparation(graph)
+    partition = fuse(prepared.main)
+    views = plan_views(prepared.main, partition, len(prepared.parameters))
+    kernels = lower(prepared.main, partition, views)
+    made: dict[tuple[str, frozenset[int]], Scheduled] = {}
+    scheduled = tuple(None if k.program is None else _schedule(k, views, options, made) for k in kernels)
+    return Lowered(graph, prepared, partition, views, kernels, scheduled, trace)
+
+
+def _schedule(k: Kernel, views: Views, options: Options, made: dict[tuple[str, frozenset[int]], Scheduled]) -> Scheduled:
+    """The kernel's schedule; equal programs are scheduled once (buffers' names differ only by position)."""
+    assert k.program is not None
+    packable = frozenset(i for i, (b, r) in enumerate(zip(k.program.inputs, k.inputs, strict=True)) if _whole_weight(b, views.storages[r.storage], r.offset))
+    key = (k.program.key(), packable)
+    if key not in made:
+        made[key] = default_schedule(k.program, options.target, frozenset(k.program.inputs[i].name for i in packable))
+    return made[key]
+
+
+def _whole_weight(b: Buffer, s: Storage, offset: int) -> bool:
+    """Whether a program's input is all of one weight, which may then be laid out beforehand."""
+    return s.kind == "weight" and offset == 0 and b.strides == contiguous_strides(b.shape) and int(np.prod(b.shape)) == s.elements
+
+
+def build_instance(graph: Graph, options: Options, names: Mapping[str, str] = MappingProxyType({})) -> Instance:
+    """`graph` compiled. `names`: the model's names of its weights -> the graph's."""
+    start = time.perf_counter()
+    lowered = lower_graph(graph, options)
+    middle = time.perf_counter()
+    low = _Assembly(lowered, options)
+    plan = low.plan()
+    cache = ObjectCache.default() if options.cache else ObjectCache(None)
+    jobs = [Job.lazy(symbol, _job_key(s, options.target), lambda s=s, symbol=symbol: emit_kernel(s, options.target, symbol))
+            for symbol, s in low.code.items()]
+    entry = emit_entry(plan, ENTRY)
+    objects = build([*jobs, Job.of(ENTRY, entry)], options.target, cache)
+    prep = Preparation(low.preparation(), dict(lowered.prepared.weights), dict(names),
+                       frozenset(k for k, c in graph.constants.items() if not c.updatable))
+    notes = (f"compiled in {time.perf_counter() - start:.2f} s ({middle - start:.2f} s of it passes, fusion and schedules)",
+             f"{len(graph.nodes)} nodes of the model, {len(lowered.graph.nodes)} after passes, {len(lowered.partition.groups)} groups, "
+             f"{len(plan.calls)} calls of {len(low.code)} kernels", *_decisions(lowered))
+    return Instance(plan, objects, options.target, prep, notes,
+                    lambda: [*(emit_kernel(s, options.target, symbol) for symbol, s in low.code.items()), entry])
+
+
+def _job_key(s: Scheduled, target: Target) -> str:
+    packs = ";".join(map(repr, s.packs))
+    stages = ";".join(f"{st.loops}{st.relations}{st.shared}{st.tensorize}" for st in s.stages)
+    return f"{s.program}|{stages}|{packs}|{target.vector_bytes}"
+
+
+def _decisions(low: Lowered) -> list[str]:
+    out = []
+    for i, (g, r) in enumerate(zip(low.partition.groups, low.views.roles, strict=True)):
+        why = "; ".join((*g.why, *((r.why,) if r.why else ())))
+        out.append(f"group {i} {g.kind} {g.label}" + (f" [{r.kind}]" if r.kind != "kernel" else "") + (f": {why}" if why else ""))
+    return out
+
+
+class _Assembly:
+    """Numbers weights and kernels, and turns storages into slots."""
+
+    def __init__(self, low: Lowered, options: Options):
+        self.low, self.options = low, options
+        self.code: dict[str, Scheduled] = {}
+        self.symbols: dict[str, str] = {}
+        self.weights: dict[tuple[int, tuple[int, ...], Pack | None], int] = {}
+        main = low.prepared.main
+        self.parameters: tuple[Value, ...] = (*low.prepared.parameters, *(c.value for c in main.constants.values()))
+        spaces = [workspace_bytes(s) if s else 0 for s in low.scheduled]
+        self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, spaces)
+
+    def plan(self) -> Plan:
+        calls = tuple(self._call(k, i) for i, k in enumerate(self.low.kernels))
+        g = self.low.prepared.main
+        weights = []
+        for index, shape, pack in self.weights:
+            t = self.parameters[index].type
+            weights.append((self.parameters[index].name, type(t)(t.dtype, pack.shape if pack else shape)))
+        return Plan(tuple((v.name, v.type) for v in self.low.prepared.inputs), tuple((v.name, v.type) for v in g.outputs),
+                    tuple(weights), self.arena.bytes, calls)
+
+    def _call(self, k: Kernel, position: int) -> Call:
+        s = self.low.scheduled[position]
+        if s is None:
+            return self._host(k)
+        assert k.program is not None
+        packs = {p.buffer: p for p in s.packs}
+        args = [self._slot(r.storage, r.offset, b, packs.get(sb.name.removesuffix("_packed")) if sb.name.endswith("_packed") else None)
+                for r, b, sb in zip(k.inputs, k.program.inputs, s.program.inputs, strict=True)]
+        args += [self._slot(r.storage, r.offset, b, None) for r, b in zip(k.outputs, k.program.outputs, strict=True)]
+        space = self.arena.workspaces.get(position)
+        return KernelCall(self._symbol(s), tuple(args), max(1, parallel_extent(s)), None if space is None else Slot("arena", 0, space), k.label)
+
+    def _symbol(self, s: Scheduled) -> str:
+        key = f"{_canonical(s.program)}|{_job_key(s, self.options.target)}"
+        if key not in self.symbols:
+            stem = "".join(c if c.isalnum() else "_" for c in s.program.name)[:40]
+            self.symbols[key] = symbol = f"k{len(self.symbols)}_{stem}"
+            self.code[symbol] = s
+        return self.symbols[key]
+
+    def _slot(self, storage: str, offset: int, b: Buffer, pack: Pack | None) -> Slot:
+        s = self.low.views.storages[storage]
+        at = offset * b.dtype.bytes
+        if s.kind == "arena":
+            return Slot("arena", 0, self.arena.offsets.get(storage, 0) + at)
+        if s.kind == "weight":
+            shape = self.parameters[s.index].type.shape if pack is None else b.shape
+            return Slot("weight", self.weights.setdefault((s.index, shape, pack), len(self.weights)), at)
+        assert s.kind in ("input", "output")
+        return Slot("input" if s.kind == "input" else "output", s.index, at)
+
+    def _host(self, k: Kernel) -> HostCall:
+        from ..ir.text import attrs_text
+        node = k.node
+        assert isinstance(node, Node)
+        refs = [(r, v) for r, v in zip((*k.inputs, *k.outputs), (*node.operands, *node.outputs), strict=True)]
+        args = tuple(self._slot(r.storage, r.offset, Buffer("host", v.type.dtype, v.type.shape), None) for r, v in refs)
+        types = (*(None if v is None else v.type for v in node.inputs), *(v.type for v in node.outputs))
+        return HostCall(node.op, attrs_text(node.attrs), args, types, len(node.inputs), k.label)
+
+    def preparation(self) -> Graph:
+        """The graph that computes the plan's weights, packed as the kernels want them."""
+        prep = self.low.prepared.prep
+        b = GraphBuilder(prep.name)
+        env: dict[str, Value] = {}
+        for v in prep.inputs:
+            b._taken.add(v.name)
+            b.inputs.append(v)
+            env[v.name] = v
+        for g in (prep, self.low.prepared.main):
+            for k, c in g.constants.items():
+                env[k] = b.adopt(c)
+        b._taken.update(v.name for n in prep.nodes for v in n.outputs)
+        for n in prep.nodes:
+            b.nodes.append(n)
+            env.update({v.name: v for v in n.outputs})
+        outs = [_packed(b, env[self.parameters[index].name], shape, pack) for index, shape, pack in self.weights]
+        return dce(b.graph(outs))
+
+
+def _packed(b: GraphBuilder, v: Value, shape: Sequence[int], pack: Pack | None) -> Value:
+    if pack is None:
+        return v
+    v = _op(b, v, "reshape", tuple(shape) != v.type.shape, shape=tuple(shape))
+    after = tuple(p - n for p, n in zip(pack.padded, shape, strict=True))
+    v = _op(b, v, "pad", any(after), before=(0,) * len(after), after=after)
+    v = _op(b, v, "reshape", pack.split != v.type.shape, shape=pack.split)
+    v = _op(b, v, "transpose", pack.perm != tuple(range(len(pack.perm))), perm=pack.perm)
+    return _op(b, v, "reshape", pack.shape != v.type.shape, shape=pack.shape)
+
+
+def _op(b: GraphBuilder, v: Value, op: str, needed: bool, **attrs: object) -> Value:
+    return b.op(op, v, **attrs) if needed else v
+
+
+def _canonical(p: Program) -> str:
+    return p.key()

@@ -1,0 +1,197 @@
+"""The whole flow on one screen: model -> source -> graph -> passes -> groups -> programs -> schedules -> code.
+
+    source     frontends.load      any model, its inputs possibly symbolic
+    segment    import_graph        a graph of concrete shapes (build.py from here on)
+    graph      pipeline.run        passes: fold, recognise, layouts
+    prepared   split_preparation   what follows from weights alone is computed at load
+    partition  fuse                which nodes become one kernel
+    views      plan_views          which tensors are parts of others
+    kernels    lower               one tensor program each
+    scheduled  default_schedule    loops, tiles, microkernels
+    code       emit_kernel, build  LLVM IR, objects (cached)
+    instance   Instance            plan + code + prepared weights; Executable is its public face
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+from .. import config
+from ..backends.executable import Executable
+from ..backends.instance import Instance
+from ..backends.target import Target
+from ..errors import InputError, TilewrightError, UnsupportedError
+from ..ir.graph import Graph
+from ..ir.types import TensorSpec, TensorType
+from . import frontends
+from .build import Lowered, Options, build_instance, lower_graph
+from .frontends.source import NeedsValue, Segment, Source, ValueType, type_of
+from .model import Specialiser, compile_segment
+
+Inputs = Mapping[str, object] | Sequence[object]
+
+
+def compile(model: object, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
+            precision: str = "f32", schedules: str | os.PathLike[str] | None = None, cache: bool = True) -> Executable:
+    """Compiles a model to native code.
+
+    model:     path, bytes or ModelProto of ONNX; a torch.nn.Module (then `inputs` are example tensors).
+    inputs:    fixes symbolic shapes now instead of at the first call: example arrays in order, or name -> shape or array.
+    target:    "native", or another processor (`Target.parse`) for export.
+    threads:   number of threads (default: all cores available); kernels run on one thread for now.
+    precision: "f32": as the model says.
+    cache:     keep compiled objects on disk.
+
+    Raises ModelError, UnsupportedError, InputError, TargetError.
+    """
+    options = _options(target, threads, precision, schedules, cache)
+    if isinstance(model, Graph):
+        return _executable_of_graph(model, options)
+    source = frontends.load(model, _examples(inputs))
+    types = _types(source, inputs)
+    name = source.name or "model"
+    if _concrete(source, types):
+        try:
+            segment = source.import_graph(types)
+            made = compile_segment(source, segment, options) if segment.next is None else None
+            if made is not None and made.direct is not None:
+                ins, outs = _specs(source.inputs, made.direct, True), _specs(source.outputs, made.direct, False)
+                return Executable(ins, outs, made.direct, options.target, name, _weight_types(segment.graph, segment.weights))
+        except NeedsValue:
+            pass  # compiled at the first call, for the values it brings
+    saved = _saved(model, options)
+    return Executable(source.inputs, source.outputs, Specialiser(source, options, saved), options.target, name)
+
+
+def inspect(model: object, stage: str, target: str | Target = "native", shapes: Mapping[str, Sequence[int]] | None = None,
+            group: str | None = None) -> str:
+    """The model on its way to code, as text: stage graph, fused, loops, llvm or asm; `group` picks one by number or name."""
+    from ..backends.llvm.emit import emit_kernel
+    from ..backends.llvm.jit import assembly, optimised_ir
+    options = _options(target, None, "f32", None, True)
+    graph = model if isinstance(model, Graph) else _static_graph(frontends.load(model), shapes)
+    low = lower_graph(graph, options)
+    if stage == "graph":
+        return str(low.prepared.main)
+    if stage == "fused":
+        return _fused_text(low, group)
+    picked = [(k, s) for k, s in zip(low.kernels, low.scheduled, strict=True) if _matches(low, k.group, k.label, group)]
+    if not picked:
+        raise InputError(f"no group is called {group!r}; there are {len(low.partition.groups)} groups, see --stage fused")
+    parts, seen = [], set()
+    for i, (k, s) in enumerate(picked):
+        head = f"# kernel {i}, group {k.group}: {k.label}\n"
+        if s is None:
+            parts.append(f"{head}host function of {k.label}")
+        elif (text := f"{s}") not in seen:
+            seen.add(text)
+            symbol = f"k{i}"
+            parts.append(head + (f"{s.program}\n{s}" if stage == "loops" else optimised_ir(emit_kernel(s, options.target, symbol), options.target)
+                                 if stage == "llvm" else assembly(emit_kernel(s, options.target, symbol), options.target)))
+    return "\n\n".join(parts)
+
+
+def lowered(model: object, target: str | Target = "native", shapes: Mapping[str, Sequence[int]] | None = None) -> Lowered:
+    """The model's kernels with their schedules, without machine code: for benchmarks and tests of the compiler."""
+    graph = model if isinstance(model, Graph) else _static_graph(frontends.load(model), shapes)
+    return lower_graph(graph, _options(target, None, "f32", None, True))
+
+
+def _options(target: str | Target, threads: int | None, precision: str, schedules: object, cache: bool) -> Options:
+    if precision != "f32":
+        raise UnsupportedError(f"precision {precision!r} is not supported yet; expected 'f32'")
+    if schedules is not None:
+        raise UnsupportedError("tuning logs (schedules=) are not supported yet; leave the option out to use default schedules")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads must be a positive int, got {threads!r}")
+    t = Target.parse(target) if isinstance(target, str) else target
+    return Options(t, threads or config.read().threads or t.cores, precision, cache)
+
+
+def _executable_of_graph(graph: Graph, options: Options) -> Executable:
+    instance = build_instance(graph, options)
+    specs = [[TensorSpec(v.name, v.type.shape, v.type.dtype.numpy) for v in vs] for vs in (graph.inputs, graph.outputs)]
+    return Executable(specs[0], specs[1], instance, options.target, graph.name, _weight_types(graph, {}))
+
+
+def _weight_types(graph: Graph, names: Mapping[str, str]) -> dict[str, TensorType]:
+    back = {v: k for k, v in names.items()}
+    return {back.get(k, k): c.value.type for k, c in graph.constants.items() if c.updatable}
+
+
+def _examples(inputs: Inputs | None) -> Sequence[object] | None:
+    return None if inputs is None or isinstance(inputs, Mapping) else list(inputs)
+
+
+def _types(source: Source, inputs: Inputs | None) -> dict[str, ValueType | tuple[int, ...]]:
+    """Types of the inputs as far as the caller gave them."""
+    if inputs is None:
+        return {}
+    if not isinstance(inputs, Mapping):
+        if len(inputs) != len(source.inputs):
+            raise InputError(f"{len(inputs)} example inputs were given, the model has {len(source.inputs)}")
+        inputs = {s.name: x for s, x in zip(source.inputs, inputs, strict=True)}
+    out: dict[str, ValueType | tuple[int, ...]] = {}
+    for name, x in inputs.items():
+        if isinstance(x, tuple) and all(isinstance(n, int) for n in x):
+            out[name] = x
+        else:
+            from ..backends.arguments import to_numpy
+            out[name] = type_of(to_numpy(x))
+    return out
+
+
+def _concrete(source: Source, types: Mapping[str, object]) -> bool:
+    return not source.static_inputs and all(
+        s.name in types or (isinstance(s, TensorSpec) and all(isinstance(d, int) for d in s.shape)) for s in source.inputs)
+
+
+def _specs(specs: Sequence[object], instance: Instance, ins: bool) -> list[TensorSpec]:
+    """The model's names with the instance's concrete shapes."""
+    types = instance.plan.inputs if ins else instance.plan.outputs
+    return [TensorSpec(s.name, t.shape, t.dtype.numpy) for s, (_, t) in zip(specs, types, strict=True)]  # type: ignore[attr-defined]
+
+
+def _static_graph(source: Source, shapes: Mapping[str, Sequence[int]] | None) -> Graph:
+    types = {k: tuple(v) for k, v in (shapes or {}).items()}
+    missing = [f"{s.name}[{','.join(map(str, s.shape))}]" for s in source.inputs
+               if isinstance(s, TensorSpec) and s.name not in types and not all(isinstance(d, int) for d in s.shape)]
+    if missing:
+        raise InputError(f"the shape of {', '.join(missing)} is symbolic; give concrete ones with --shape name=dims")
+    segment: Segment = source.import_graph(types)
+    return segment.graph
+
+
+def _matches(low: Lowered, index: int, label: str, group: str | None) -> bool:
+    return group is None or group == str(index) or group in label
+
+
+def _fused_text(low: Lowered, group: str | None) -> str:
+    lines = []
+    for i, (g, r) in enumerate(zip(low.partition.groups, low.views.roles, strict=True)):
+        if not _matches(low, i, g.label, group):
+            continue
+        lines.append(f"group {i}  {g.kind:<11} {g.label} -> {', '.join(map(repr, g.outputs))}" + (f"   [{r.kind}]" if r.kind != "kernel" else ""))
+        lines += [f"    {w}" for w in (*g.why, *((r.why,) if r.why else ()))]
+        lines += [f"    {line}" for k in low.kernels if k.group == i and k.program is not None for line in str(k.program).splitlines()]
+    if not lines:
+        raise InputError(f"no group is called {group!r}; there are {len(low.partition.groups)} groups")
+    return "\n".join(lines)
+
+
+def _saved(model: object, options: Options) -> tuple[bytes, dict[str, str | int | bool]] | None:
+    """The model itself as bytes, for saving what is compiled anew on load; None where it has no such form."""
+    settings: dict[str, str | int | bool] = {"target": options.target.name, "threads": options.threads, "precision": options.precision}
+    if isinstance(model, bytes):
+        return model, settings
+    if isinstance(model, (str, os.PathLike)):
+        try:
+            return Path(model).read_bytes(), settings
+        except OSError as e:
+            raise TilewrightError(f"{model} cannot be read: {e.strerror or e}") from None
+    serialise = getattr(model, "SerializeToString", None)
+    return (serialise(), settings) if serialise is not None else None
+
+

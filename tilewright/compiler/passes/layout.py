@@ -1,0 +1,235 @@
+"""Layouts: 2-D convolutions and what surrounds them run on images in channel blocks.
+
+Requires: conv pads are attributes; maps, pools, reductions, concat, pad and slice in their plain 4-D forms.
+Ensures:  no 1-D or 2-D float `conv` is left; values between blocked ops stay blocked, `to_blocked`/`from_blocked` stand
+          only where plain and blocked parts meet. Weights are re-laid by nodes that end up in the preparation graph.
+
+    %y = conv(%x, @w, @b) {pads=(1,1,1,1)} : f32[1,64,56,56]          (x blocked before as %xb)
+    %r = relu(%y)
+    ->
+    %p  = pad(%xb) {before=(0,0,1,1,0)}     : f32[1,4,58,58,16]
+    %yb = conv_direct(%p, @w', @b')         : f32[1,4,56,56,16]
+    %rb = relu(%yb)                         : f32[1,4,56,56,16]
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...backends.target import Target
+from ...ir.builder import GraphBuilder, rebuild
+from ...ir.graph import Graph, Node, Value
+from ...ir.op import OPS
+from ...ir.ops.conv import ConvAttrs
+from ...ir.ops.elementwise import Map
+from ...ir.types import F32
+
+MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
+
+
+def choose_layouts(g: Graph, target: Target) -> Graph:
+    """`g` with blocked images; the block is the target's f32 vector width."""
+    if not any(n.op == "conv" for n in g.nodes):
+        return g
+    return _Layouts(g, max(4, target.vector_bytes // 4)).run()
+
+
+class _Layouts:
+    """`blocked`: plain value name -> its blocked twin; `plain`: the other way round. Each is made on demand, once."""
+
+    def __init__(self, g: Graph, block: int):
+        self.g, self.c = g, block
+        self.blocked: dict[str, Value] = {}
+        self.made_plain: dict[str, Value] = {}
+        self.virtual: dict[str, Value] = {}  # plain values that exist only as blocked ones so far
+
+    def run(self) -> Graph:
+        def visit(n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
+            new = self._blocked_node(n, ins, b)
+            if new is not None:
+                return new
+            real = tuple(None if v is None else self.plain(v, b) for v in ins)
+            if n.op == "conv" and n.inputs[0] is not None and n.outputs[0].type.dtype == F32 and n.outputs[0].type.rank in (3, 4):
+                return self._plain_conv(n, real, b)
+            return b.emit(n.op, real, n.attrs, names=[o.name for o in n.outputs]) if real != n.inputs else None
+
+        ends: list[Value] = []
+
+        def finish(b: GraphBuilder, outs: Sequence[Value]) -> tuple[Value, ...]:
+            ends.extend(self.plain(v, b) for v in outs)
+            return tuple(ends)
+        return rebuild(self.g, visit, finish=finish)
+
+    # -- conversions ---------------------------------------------------------------------------------------------------
+    def plain(self, v: Value, b: GraphBuilder) -> Value:
+        """The plain form of a value."""
+        if v.name not in self.virtual:
+            return v
+        if v.name not in self.made_plain:
+            x = self.virtual[v.name]
+            n, cb, h, w, c = x.type.shape
+            if h * w == 1 and v.type.shape[1] == cb * c:
+                self.made_plain[v.name] = b.op("reshape", x, shape=v.type.shape)
+            else:
+                self.made_plain[v.name] = b.op("from_blocked", x, block=self.c, channels=v.type.shape[1])
+        return self.made_plain[v.name]
+
+    def to_blocked(self, v: Value, b: GraphBuilder) -> Value:
+        """The blocked form of a 4-D value."""
+        if v.name not in self.blocked:
+            n, c, h, w = v.type.shape
+            if h * w == 1 and c % self.c == 0:
+                self.blocked[v.name] = b.op("reshape", v, shape=(n, c // self.c, 1, 1, self.c))
+            else:
+                self.blocked[v.name] = b.op("to_blocked", v, block=self.c)
+        return self.blocked[v.name]
+
+    def _new(self, n: Node, x: Value, b: GraphBuilder) -> tuple[Value, ...]:
+        """Registers blocked `x` as the node's result; its plain value is only a name until somebody needs it."""
+        v = Value(b.fresh(n.outputs[0].name + ".plain"), n.outputs[0].type)
+        self.virtual[v.name] = self.blocked[v.name] = x
+        return (v,)
+
+    # -- rules ---------------------------------------------------------------------------------------------------------
+    def _blocked_node(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
+        """The node on blocked images, None where it stays plain."""
+        if n.op == "conv":
+            return self._conv(n, ins, b)
+        if not any(v is not None and v.name in self.virtual for v in ins):
+            return None
+        x = ins[0]
+        if isinstance(OPS[n.op], Map):
+            return self._map(n, ins, b)
+        if x is None or x.name not in self.virtual:
+            return self._concat(n, ins, b) if n.op == "concat" else None
+        xb = self.blocked[x.name]
+        match n.op:
+            case "concat":
+                return self._concat(n, ins, b)
+            case "max_pool" | "avg_pool" | "lp_pool":
+                return self._new(n, self._pool(n, xb, b), b)
+            case "reduce" if set(n.attrs.axes) == {2, 3} and n.attrs.keepdims:  # type: ignore[attr-defined]
+                return self._new(n, b.emit("reduce", [xb], n.attrs)[0], b)
+            case "pad" if n.attrs.before[1] == n.attrs.after[1] == 0:  # type: ignore[attr-defined]
+                a = n.attrs
+                return self._new(n, b.op("pad", xb, before=(*a.before, 0), after=(*a.after, 0), mode=a.mode, value=a.value), b)  # type: ignore[attr-defined]
+            case "slice" if n.attrs.sizes[1] == x.type.shape[1]:  # type: ignore[attr-defined]
+                a, c = n.attrs, self.c
+                return self._new(n, b.op("slice", xb, starts=(a.starts[0], 0, *a.starts[2:], 0), steps=(a.steps[0], 1, *a.steps[2:], 1),  # type: ignore[attr-defined]
+                                         sizes=(a.sizes[0], xb.type.shape[1], *a.sizes[2:], c)), b)  # type: ignore[attr-defined]
+            case "gather" if n.attrs.axis in (2, 3) and ins[1] is not None and ins[1].type.rank == 1 and ins[1].name not in self.virtual:  # type: ignore[attr-defined]
+                return self._new(n, b.emit("gather", [xb, ins[1]], n.attrs)[0], b)
+        return None
+
+    def _map(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
+        out = n.outputs[0].type
+        if out.rank != 4 or not any(v is not None and v.name in self.virtual and v.type.shape[1] == out.shape[1] for v in ins):
+            return None
+        operands: list[Value | None] = []
+        for v in ins:
+            if v is None or v.type.size == 1 and v.name not in self.virtual:
+                operands.append(v if v is None or v.type.rank <= 1 else b.op("reshape", v, shape=(1,)))
+                continue
+            if v.type.rank < 4:
+                v = b.op("reshape", v, shape=(1,) * (4 - v.type.rank) + v.type.shape)
+            if v.type.shape[1] == 1 and out.shape[1] != 1:
+                v = self.plain(v, b)
+                operands.append(b.op("reshape", v, shape=(*v.type.shape, 1)))
+            else:
+                operands.append(self.to_blocked(v, b))
+        return self._new(n, b.emit(n.op, operands, n.attrs)[0], b)
+
+    def _pool(self, n: Node, xb: Value, b: GraphBuilder) -> Value:
+        from dataclasses import replace
+        a = n.attrs
+        r = len(a.pads) // 2  # type: ignore[attr-defined]
+        wide = replace(a, kernel=(*a.kernel, 1), strides=(*a.strides, 1), pads=(*a.pads[:r], 0, *a.pads[r:], 0),  # type: ignore[attr-defined, call-arg, type-var]
+                       dilations=(*a.dilations, 1), sizes=(*a.sizes, self.c))  # type: ignore[attr-defined]
+        return b.emit(n.op, [xb], wide)[0]
+
+    def _concat(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
+        axis = n.attrs.axis  # type: ignore[attr-defined]
+        parts = [v for v in ins if v is not None]
+        if n.outputs[0].type.rank != 4:
+            return None
+        if axis == 1 and any(v.type.shape[1] % self.c for v in parts[:-1]):
+            return None
+        if axis != 1 and not all(v.name in self.virtual for v in parts):
+            return None
+        return self._new(n, b.op("concat", *(self.to_blocked(v, b) for v in parts), axis=axis), b)
+
+    # -- convolutions --------------------------------------------------------------------------------------------------
+    def _conv(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
+        x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
+        assert x is not None and w is not None and isinstance(n.attrs, ConvAttrs)
+        a, out = n.attrs, n.outputs[0].type
+        if out.dtype != F32 or out.rank != 4 or out.size == 0 or x.type.size == 0:
+            return None
+        w = self.plain(w, b)
+        bias = None if bias is None else self.plain(bias, b)
+        g, o, i = a.groups, out.shape[1], w.type.shape[1]
+        if g > 1 and g == o == x.type.shape[1]:
+            return self._new(n, self._depthwise(x, w, bias, a, b), b)
+        if g > 1 and (i % self.c or (o // g) % self.c):
+            return None
+        if o < MIN_CHANNELS:
+            return None
+        c = self.c
+        small = x.name not in self.virtual and x.name not in self.blocked and i < c and g == 1
+        xi = self.plain(x, b) if small else self.to_blocked(x, b)
+        xi = self._padded(xi, a, b)
+        if g > 1:
+            xi = b.op("reshape", xi, shape=(xi.type.shape[0] * g, xi.type.shape[1] // g, *xi.type.shape[2:]))
+        w5, bias2 = self._grouped(w, bias, g, -(-(o // g) // c) * c, b)
+        y = b.op("conv_direct", xi, w5, bias2, strides=a.strides, dilations=a.dilations, in_block=0 if small else c, out_block=c)
+        if g > 1:
+            y = b.op("reshape", y, shape=(out.shape[0], y.type.shape[1] * g, *y.type.shape[2:]))
+        return self._new(n, y, b)
+
+    def _grouped(self, w: Value, bias: Value | None, g: int, rows: int, b: GraphBuilder) -> tuple[Value, Value | None]:
+        """w as [G, rows, I, kh, kw] and bias as [G, rows], both padded with zeros to `rows` output channels."""
+        o = w.type.shape[0] // g
+        w5 = b.op("reshape", w, shape=(g, o, *w.type.shape[1:]))
+        b2 = None if bias is None else b.op("reshape", bias, shape=(g, o))
+        if rows != o:
+            w5 = b.op("pad", w5, before=(0,) * 5, after=(0, rows - o, 0, 0, 0))
+            b2 = None if b2 is None else b.op("pad", b2, before=(0, 0), after=(0, rows - o))
+        return w5, b2
+
+    def _padded(self, x: Value, a: ConvAttrs, b: GraphBuilder) -> Value:
+        if not any(a.pads):
+            return x
+        tail = (0,) * (x.type.rank - 4)
+        return b.op("pad", x, before=(0, 0, *a.pads[:2], *tail), after=(0, 0, *a.pads[2:], *tail))
+
+    def _depthwise(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, b: GraphBuilder) -> Value:
+        c, (o, _, kh, kw) = self.c, w.type.shape
+        blocks = -(-o // c)
+        if o % c:
+            w = b.op("pad", w, before=(0,) * 4, after=(blocks * c - o, 0, 0, 0))
+            bias = None if bias is None else b.op("pad", bias, before=(0,), after=(blocks * c - o,))
+        w4 = b.op("transpose", b.op("reshape", w, shape=(blocks, c, kh, kw)), perm=(0, 2, 3, 1))
+        b2 = None if bias is None else b.op("reshape", bias, shape=(blocks, c))
+        return b.op("conv_depthwise", self._padded(self.to_blocked(x, b), a, b), w4, b2, strides=a.strides, dilations=a.dilations,
+                    in_block=c, out_block=c)
+
+    def _plain_conv(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
+        """Plain images: 1-D signals as 2-D images of height 1, groups on the batch axis, pads as an op of their own."""
+        x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
+        assert x is not None and w is not None and isinstance(n.attrs, ConvAttrs)
+        a, out = n.attrs, n.outputs[0].type
+        if out.size == 0 or x.type.size == 0 or w.type.size == 0:
+            return None
+        if out.rank == 3:
+            flat = ConvAttrs((1, *a.strides), (0, a.pads[0], 0, a.pads[1]), (1, *a.dilations), a.groups)
+            ins2 = (b.op("reshape", x, shape=(*x.type.shape[:2], 1, x.type.shape[2])),
+                    b.op("reshape", w, shape=(*w.type.shape[:2], 1, w.type.shape[2])), bias)
+            y4 = b.fresh(n.outputs[0].name + ".image")
+            image = Node("conv", ins2, flat, (Value(y4, OPS["conv"].infer(flat, *(v and v.type for v in ins2))[0]),), n.source)
+            (v,) = self._blocked_node(image, ins2, b) or self._plain_conv(image, ins2, b) or ()
+            return (b.op("reshape", self.plain(v, b), shape=out.shape),)
+        g = a.groups
+        xi = self._padded(x, a, b)
+        xi = b.op("reshape", xi, shape=(xi.type.shape[0] * g, xi.type.shape[1] // g, *xi.type.shape[2:])) if g > 1 else xi
+        w5, b2 = self._grouped(w, bias, g, w.type.shape[0] // g, b)
+        y = b.op("conv_direct", xi, w5, b2, strides=a.strides, dilations=a.dilations)
+        return (b.op("reshape", y, shape=out.shape) if g > 1 else y,)
