@@ -33,30 +33,46 @@ def integer(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType) -> ir.
         return _unary(x, fn, signed)
     y = V(b, args[1])
     match fn:
-        case "add": return (x + y).v
-        case "sub": return (x - y).v
-        case "mul": return (x * y).v
-        case "and": return (x & y).v
-        case "or": return (x | y).v
-        case "xor": return (x ^ y).v
-        case "min": return (x._cmp("<", y, signed)).where(x, y).v
-        case "max": return (x._cmp(">", y, signed)).where(x, y).v
-        case "shl" | "shr": return _shift(x, y, fn, dtype)
-        case "pow": return _pow(x, y, dtype)
-        case "div" | "floordiv" | "mod" | "fmod": return _divide(x, y, fn, signed)
+        case "add":
+            return (x + y).v
+        case "sub":
+            return (x - y).v
+        case "mul":
+            return (x * y).v
+        case "and":
+            return (x & y).v
+        case "or":
+            return (x | y).v
+        case "xor":
+            return (x ^ y).v
+        case "min":
+            return (x._cmp("<", y, signed)).where(x, y).v
+        case "max":
+            return (x._cmp(">", y, signed)).where(x, y).v
+        case "shl" | "shr":
+            return _shift(x, y, fn, dtype)
+        case "pow":
+            return _pow(x, y, dtype)
+        case "div" | "floordiv" | "mod" | "fmod":
+            return _divide(x, y, fn, signed)
     raise AssertionError(f"{fn} is not defined on {dtype}")
 
 
 def _unary(x: V, fn: str, signed: bool) -> ir.Value:
     match fn:
-        case "neg": return (0 - x).v
-        case "not": return (~x).v
-        case "abs": return (x.lt(0).where(0 - x, x) if signed else x).v
+        case "neg":
+            return (0 - x).v
+        case "not":
+            return (~x).v
+        case "abs":
+            return (x.lt(0).where(0 - x, x) if signed else x).v
         case "sign":
             positive = x.ne(0).where(x.of(1), 0)
             return (x.lt(0).where(-1, positive) if signed else positive).v
-        case "floor" | "ceil" | "round" | "trunc": return x.v
-        case "isnan" | "isinf": return (x.ne(x)).v
+        case "floor" | "ceil" | "round" | "trunc":
+            return x.v
+        case "isnan" | "isinf":
+            return (x.ne(x)).v
     raise AssertionError(f"{fn} is not defined on integers")
 
 

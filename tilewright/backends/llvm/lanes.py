@@ -58,7 +58,7 @@ def intrinsic(b: ir.IRBuilder, name: str, args: Sequence[ir.Value], result: ir.T
 def freeze(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
     """Poison becomes some fixed value; anything else stays (llvmlite's builder lacks this instruction)."""
     instr = ir.instructions.Instruction(b.block, v.type, "freeze", [v])
-    b._insert(instr)  # noqa: SLF001
+    b._insert(instr)
     return instr
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llvmlite import ir
 
 from ...ir.expr import COMPARISONS
-from ...ir.types import BOOL, F32, F64, DType
+from ...ir.types import BOOL, F64, DType
 from . import intmath, trigmath, vecmath
 from .convert import emit_cast, load_convert, memory_type, register_type, round_to, store_convert
 from .lanes import V, intrinsic, splat
@@ -63,18 +63,28 @@ def _compare(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType) -> ir
 def _float(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType, target: Target) -> ir.Value:
     flags = ("contract",) if dtype.bits >= 32 else ()  # halves round between the two
     match fn:
-        case "add": return b.fadd(*args, flags=flags)
-        case "sub": return b.fsub(*args, flags=flags)
-        case "mul": return b.fmul(*args, flags=flags)
-        case "div": return b.fdiv(*args)
-        case "neg": return b.fneg(args[0])
+        case "add":
+            return b.fadd(*args, flags=flags)
+        case "sub":
+            return b.fsub(*args, flags=flags)
+        case "mul":
+            return b.fmul(*args, flags=flags)
+        case "div":
+            return b.fdiv(*args)
+        case "neg":
+            return b.fneg(args[0])
     x = V(b, args[0])
     match fn:
-        case "abs": return x.abs().v
-        case "sqrt": return x.sqrt().v
-        case "sign": return x.lt(0.0).where(x.of(-1.0), x.gt(0.0).where(x.of(1.0), x.isnan().where(x, 0.0))).v
-        case "min" | "max": return _minmax(x, V(b, args[1]), fn, target).v
-        case "floor" | "ceil" | "round" | "trunc": return _to_integral(x, fn, target).v
+        case "abs":
+            return x.abs().v
+        case "sqrt":
+            return x.sqrt().v
+        case "sign":
+            return x.lt(0.0).where(x.of(-1.0), x.gt(0.0).where(x.of(1.0), x.isnan().where(x, 0.0))).v
+        case "min" | "max":
+            return _minmax(x, V(b, args[1]), fn, target).v
+        case "floor" | "ceil" | "round" | "trunc":
+            return _to_integral(x, fn, target).v
     if fn in ("pow", "atan2", "fmod", "mod", "floordiv"):
         return _binary(fn, x, V(b, args[1]), dtype, target)
     return _unary(fn, x, dtype).v
