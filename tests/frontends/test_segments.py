@@ -39,7 +39,7 @@ def test_shape_arithmetic_folds() -> None:
 def test_input_that_decides_a_shape_becomes_static() -> None:
     m = model("g (float[3,4] x, int64[n] s) => (float[a,b] y) { y = Reshape(x, s) }")
     source = load(m)
-    with pytest.raises(NeedsValue, match="Reshape 'y' needs the value of input s") as e:
+    with pytest.raises(NeedsValue, match=r"Reshape 'y' needs the value of input s") as e:
         source.import_graph({"s": (2,)})
     assert e.value.names == {"s"}
     special, segment = specialise(source, {"x": X, "s": i64(4, 3)})
@@ -59,7 +59,7 @@ def test_small_integer_inputs_behind_arithmetic_become_static() -> None:
 
 
 def test_value_computed_from_data_cuts_the_model() -> None:
-    m = model("""g (float[3,4] x, float[2] f) => (float[a,b] y, float[3,4] z) <float[1] w = {2.0}, float[3,4] big = {1,2,3,4,5,6,7,8,9,10,11,12}> {
+    m = model("""g (float[3,4] x, float[2] f) => (float[a,b] y, float[3,4] z) <float[1] w = {2.0}, float[4] big = {1, 2, 3, 4}> {
         z0 = Mul(x, w) z = Add(z0, big) s = Cast<to = 7>(f) y0 = Reshape(z, s) y = Abs(y0) }""")
     assert segments(m, X, np.array([4, 3], "f4")) == 2
     agrees(m, X, np.array([4, 3], "f4"))
@@ -110,7 +110,8 @@ def test_run_time_condition() -> None:
 
 def test_condition_from_an_input() -> None:
     m = model("""g (float[2] x, bool c) => (float[n] y) {
-        y = If (c) <then_branch = t () => (float[2] a) { a = Neg(x) }, else_branch = e () => (float[4] b) { b = Concat<axis=0>(x, x) }> }""")
+        y = If (c) <then_branch = t () => (float[2] a) { a = Neg(x) },
+                    else_branch = e () => (float[4] b) { b = Concat<axis=0>(x, x) }> }""")
     for c in (True, False):
         assert segments(m, X[0, :2], np.array(c)) == 1
         agrees(m, X[0, :2], np.array(c))
@@ -144,7 +145,7 @@ def test_weight_that_decides_a_shape_is_no_longer_updatable() -> None:
 
 def test_bad_static_values() -> None:
     m = model("g (float[3,4] x, int64[n] s) => (float[a,b] y) { y = Reshape(x, s) }")
-    with pytest.raises(ModelError, match="Reshape 'y'"):
+    with pytest.raises(ModelError, match=r"Reshape 'y'"):
         run(m, X, i64(5, 5))
 
 
