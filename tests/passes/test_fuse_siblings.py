@@ -1,0 +1,90 @@
+"""fuse_siblings: contractions of one input side by side."""
+from __future__ import annotations
+
+from tests.passes.helpers import check, graph, same_results, unchanged
+from tilewright.compiler.passes.fuse_siblings import fuse_siblings
+from tilewright.ir.ops.slices import SliceAttrs
+
+
+def test_projections_with_biases_become_one_matmul():
+    check(fuse_siblings, """
+        graph @g(%x: f32[2,3,4]) -> (f32[6,5], f32[6,2]) {
+          const @w: f32[4,5] weight
+          const @v: f32[4,2] weight
+          const @b: f32[5] weight = [1.0, 2.0, 3.0, 4.0, 5.0]
+          const @c: f32[2] weight = [1.0, 2.0]
+          %q = matmul(%x, @w) : f32[2,3,5]
+          %qb = add(%q, @b) : f32[2,3,5]
+          %k = matmul(%x, @v) : f32[2,3,2]
+          %kb = add(@c, %k) : f32[2,3,2]
+          %qr = reshape(%qb) {shape=(6, 5)} : f32[6,5]
+          %kr = reshape(%kb) {shape=(6, 2)} : f32[6,2]
+          return %qr, %kr
+        }""", """
+        graph @g(%x: f32[2,3,4]) -> (f32[6,5], f32[6,2]) {
+          const @w: f32[4,5] weight
+          const @v: f32[4,2] weight
+          const @b: f32[5] weight = [1.0, 2.0, 3.0, 4.0, 5.0]
+          const @c: f32[2] weight = [1.0, 2.0]
+          %wv = concat(@w, @v) {axis=1} : f32[4,7]
+          %m = matmul(%x, %wv) : f32[2,3,7]
+          %bc = concat(@b, @c) : f32[7]
+          %a = add(%m, %bc) : f32[2,3,7]
+          %qb = slice(%a) {starts=(0, 0, 0), steps=(1, 1, 1), sizes=(2, 3, 5)} : f32[2,3,5]
+          %kb = slice(%a) {starts=(0, 0, 5), steps=(1, 1, 1), sizes=(2, 3, 2)} : f32[2,3,2]
+          %qr = reshape(%qb) {shape=(6, 5)} : f32[6,5]
+          %kr = reshape(%kb) {shape=(6, 2)} : f32[6,2]
+          return %qr, %kr
+        }""")
+
+
+BRANCHES = """
+    graph @g(%x: f32[1,3,5,5]) -> (f32[1,48,5,5], f32[1,8,5,5]) {
+      const @w1: f32[16,3,1,1] weight
+      const @b1: f32[16] weight
+      const @w2: f32[32,3,1,1] weight
+      const @w3: f32[8,3,1,1] weight
+      const @w4: f32[16,3,3,3] weight
+      %c1 = conv(%x, @w1, @b1) {strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)} : f32[1,16,5,5]
+      %r1 = relu(%c1) : f32[1,16,5,5]
+      %c3 = conv(%x, @w3) {strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)} : f32[1,8,5,5]
+      %r3 = relu(%c3) : f32[1,8,5,5]
+      %c4 = conv(%x, @w4) {strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1)} : f32[1,16,5,5]
+      %c2 = conv(%x, @w2) {strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)} : f32[1,32,5,5]
+      %r2 = relu(%c2) : f32[1,32,5,5]
+      %y = concat(%r1, %r2) {axis=1} : f32[1,48,5,5]
+      %z = slice(%c4) {starts=(0, 8, 0, 0), steps=(1, 1, 1, 1), sizes=(1, 8, 5, 5)} : f32[1,8,5,5]
+      %v = add(%r3, %z) : f32[1,8,5,5]
+      return %y, %v
+    }"""
+
+
+def test_branches_whose_ends_differ_stay_apart():
+    """%r3 is followed by an addition that its convolution alone can apply in registers."""
+    unchanged(fuse_siblings, BRANCHES)
+
+
+def test_branches_of_one_geometry_fuse_with_their_activation():
+    text = BRANCHES.replace("%v = add(%r3, %z)", "%v = slice(%r3) {starts=(0, 0, 0, 0), steps=(1, 1, 1, 1), sizes=(1, 8, 5, 5)}").replace(
+        "      %z = slice(%c4) {starts=(0, 8, 0, 0), steps=(1, 1, 1, 1), sizes=(1, 8, 5, 5)} : f32[1,8,5,5]\n", "")
+    old = graph(text)
+    new = fuse_siblings(old)
+    same_results(old, new)
+    convs = [n for n in new.nodes if n.op == "conv"]
+    assert [n.outputs[0].type.shape[1] for n in convs] == [56, 16]
+    assert [n.op for n in new.nodes].count("relu") == 1
+    wide = convs[0].outputs[0].type
+    parts = {n.outputs[0].type.shape[1]: n.attrs for n in new.nodes if n.op == "slice" and n.operands[0].type == wide}
+    assert {k: a.starts[1] for k, a in parts.items() if isinstance(a, SliceAttrs)} == {16: 0, 32: 16, 8: 48}, "whole blocks first"
+
+
+def test_dynamic_weights_and_other_inputs_stay():
+    unchanged(fuse_siblings, """
+        graph @g(%x: f32[3,4], %y: f32[3,4], %d: f32[4,2]) -> (f32[3,2], f32[3,2], f32[3,2]) {
+          const @w: f32[4,2] weight
+          const @v: f32[4,2] weight
+          %a = matmul(%x, @w) : f32[3,2]
+          %b = matmul(%y, @v) : f32[3,2]
+          %c = matmul(%x, %d) : f32[3,2]
+          return %a, %b, %c
+        }""")
