@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import tilewright.ir.ops  # noqa: F401
 from tests.compiler.plan_interpreter import compile_plan, run_plan
+from tilewright.compiler.passes.dce import dce
 from tilewright.ir.builder import GraphBuilder
 from tilewright.ir.graph import Graph, Value
 from tilewright.ir.interpreter import run_graph
@@ -196,9 +197,9 @@ class Maker:
                self.split_concat, self.expand, self.pad, self.matmul, self.conv, self.pool2d, self.rows, self.reduce, self.centre, self.gather]
         for _ in range(steps):
             ops[self.draw(st.integers(0, len(ops) - 1))]()
-        n = self.draw(st.integers(1, 3))
-        outputs = [self.pool[-1 - self.draw(st.integers(0, min(len(self.pool) - 1, 4)))] for _ in range(n)]
-        g = self.b.graph(outputs)
+        n = self.draw(st.integers(1, 4))
+        outputs = [self.pool[-1 - self.draw(st.integers(0, min(len(self.pool) - 1, 9)))] for _ in range(n)]
+        g = dce(self.b.graph(outputs))
         return g, {v.name: self.rng.standard_normal(v.type.shape) for v in g.inputs}
 
 

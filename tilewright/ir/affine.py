@@ -251,16 +251,19 @@ def simplify_index(e: Expr) -> Expr:
 def simplify(body: Expr, memo: dict[int, Expr] | None = None) -> Expr:
     """`body` with every index in normal form, comparisons of indices that are always true or false decided, and guards
     that always hold dropped. `memo` keeps shared parts shared between calls; it must not outlive the expressions."""
-    def visit(n: Expr) -> Expr | None:
-        if isinstance(n, Load):
-            index = tuple(map(simplify_index, n.index))
-            if isinstance(n.where, Const):
-                return Load(n.buffer, index) if n.where.value else n.other
-            return n if all(a is b for a, b in zip(index, n.index, strict=True)) else Load(n.buffer, index, n.where, n.other)
-        if isinstance(n, Call) and n.fn in COMPARISONS and n.args[0].dtype is I64:
-            return _decide(n)
-        return None
-    return rewrite(body, visit, memo)
+    return rewrite(body, simplify_node, memo)
+
+
+def simplify_node(n: Expr) -> Expr:
+    """`simplify` for a node whose children are simplified already."""
+    if isinstance(n, Load):
+        index = tuple(map(simplify_index, n.index))
+        if isinstance(n.where, Const):
+            return Load(n.buffer, index) if n.where.value or n.other is None else n.other
+        return n if all(a is b for a, b in zip(index, n.index, strict=True)) else Load(n.buffer, index, n.where, n.other)
+    if isinstance(n, Call) and n.fn in COMPARISONS and n.args[0].dtype is I64:
+        return _decide(n) or n
+    return n
 
 
 def _decide(n: Call) -> Expr | None:

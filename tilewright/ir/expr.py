@@ -248,16 +248,15 @@ def accumulate_dtype(d: DType) -> DType:
 
 
 def children(e: Expr) -> tuple[Expr, ...]:
-    match e:
-        case Load(_, index, where, other):
-            return index + tuple(x for x in (where, other) if x is not None)
-        case Call(_, args, _):
-            return args
-        case Cast(arg, _) | Checked(arg, _, _):
-            return (arg,)
-        case Reduce(_, _, body):
-            return (body,)
-    return ()
+    t = type(e)
+    if t is Call:
+        return e.args  # type: ignore[attr-defined]
+    if t is Load:
+        rest = tuple(x for x in (e.where, e.other) if x is not None)  # type: ignore[attr-defined]
+        return e.index + rest if rest else e.index  # type: ignore[attr-defined]
+    if t is Cast or t is Checked:
+        return (e.arg,)  # type: ignore[attr-defined]
+    return (e.body,) if t is Reduce else ()  # type: ignore[attr-defined]
 
 
 def walk(e: Expr) -> Iterator[Expr]:
@@ -270,8 +269,12 @@ def walk(e: Expr) -> Iterator[Expr]:
             yield node
         elif id(node) not in seen:
             seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((c, False) for c in reversed(children(node)))
+            inner = children(node)
+            if inner:
+                stack.append((node, True))
+                stack += [(c, False) for c in reversed(inner) if id(c) not in seen]
+            else:
+                yield node
 
 
 def rewrite(e: Expr, visit: Callable[[Expr], Expr | None], memo: dict[int, Expr] | None = None) -> Expr:
@@ -279,8 +282,10 @@ def rewrite(e: Expr, visit: Callable[[Expr], Expr | None], memo: dict[int, Expr]
     memo = {} if memo is None else memo
     for n in walk(e):
         if id(n) not in memo:
-            new = with_children(n, tuple(memo[id(c)] for c in children(n)))
-            memo[id(n)] = visit(new) or new
+            inner = tuple([memo[id(c)] for c in children(n)])
+            new = with_children(n, inner) if inner else n
+            # x + 0 folds to x, which has been visited: a second visit would substitute within what was substituted
+            memo[id(n)] = new if any(new is c for c in inner) else visit(new) or new
     return memo[id(e)]
 
 

@@ -94,24 +94,30 @@ class Access:
     loads: int
 
 
-def access(computes: Sequence[Compute], buffer: Buffer) -> Access:
-    same = pointwise = rows = True
-    count = 0
+def accesses(computes: Sequence[Compute], buffers: Sequence[Buffer | None]) -> tuple[Access | None, ...]:
+    """How the computes read each of `buffers` (None where that is None)."""
+    found: dict[str, list[tuple[Compute, Load, bool]]] = {b.name: [] for b in buffers if b is not None}
     for c in computes:
-        inside = {id(n) for r in reduces(c.body) for n in walk(r.body)}
+        red = reduces(c.body)
+        inside = {id(n) for r in red for n in walk(r.body)} if red else set()
         for x in loads(c.body):
-            if x.buffer.name != buffer.name:
-                continue
-            count += 1
-            own = c.axes[len(c.axes) - len(x.index):]
-            plain = x.where is None and id(x) not in inside and len(own) == len(x.index)
-            hits = [_axis(i) for i in x.index]
-            same &= plain and c.buffer.shape == buffer.shape and all(
-                h == a or a.extent == 1 and n == 1 for h, a, n in zip(hits, own, buffer.shape, strict=True))
-            pointwise &= plain and all(h == a or n == 1 for h, a, n in zip(hits, own, buffer.shape, strict=True))
-            rows &= x.where is None and all(n == 1 or h is not None and (h in c.reduce_axes or k < len(c.axes) and h == c.axes[k])
-                                            for k, (h, n) in enumerate(zip(hits, buffer.shape, strict=True)))
-    return Access(same, pointwise, rows, count)
+            if x.buffer.name in found:
+                found[x.buffer.name].append((c, x, id(x) not in inside))
+    return tuple(None if b is None else _access(b, found[b.name]) for b in buffers)
+
+
+def _access(buffer: Buffer, found: list[tuple[Compute, Load, bool]]) -> Access:
+    same = pointwise = rows = True
+    for c, x, outside in found:
+        own = c.axes[len(c.axes) - len(x.index):]
+        plain = x.where is None and outside and len(own) == len(x.index)
+        hits = [_axis(i) for i in x.index]
+        same &= plain and c.buffer.shape == buffer.shape and all(
+            h == a or a.extent == 1 and n == 1 for h, a, n in zip(hits, own, buffer.shape, strict=True))
+        pointwise &= plain and all(h == a or n == 1 for h, a, n in zip(hits, own, buffer.shape, strict=True))
+        rows &= x.where is None and all(n == 1 or h is not None and (h in c.reduce_axes or k < len(c.axes) and h == c.axes[k])
+                                        for k, (h, n) in enumerate(zip(hits, buffer.shape, strict=True)))
+    return Access(same, pointwise, rows, len(found))
 
 
 def _axis(e: Expr) -> Axis | None:
@@ -168,11 +174,11 @@ def _describe(node: Node, types: tuple[TensorType | None, ...]) -> OpInfo:
     computes = OPS[node.op].compute(node.attrs, tuple(v.type for v in node.outputs), *ins)
     if not computes:
         return OpInfo("irregular", (None,) * len(ins), 0, 0)
-    accesses = tuple(None if b is None else access(computes, b) for b in ins)
+    reads = accesses(computes, ins)
     k = kind(computes)
     body = computes[-1].body
-    info = OpInfo(k, accesses, cost(body), len(loads(body)), k == "layout" and isinstance(body, Load) and body.where is None)
-    if k == "reduce" and ins and ins[0] is not None and accesses[0] is not None and accesses[0].rows:
+    info = OpInfo(k, reads, cost(body), len(loads(body)), k == "layout" and isinstance(body, Load) and body.where is None)
+    if k == "reduce" and ins and ins[0] is not None and reads[0] is not None and reads[0].rows:
         rank = _row_rank(computes, ins[0])
         if rank is not None:
             return replace(info, row_shape=ins[0].shape, row_rank=rank)
