@@ -170,7 +170,8 @@ def test_operands_of_opset_6_align_at_an_axis() -> None:
 
 @pytest.mark.parametrize(("equation", "shapes"), [
     ("...ij,...jk->...ik", ((2, 3, 4), (4, 5))), ("...ij,...jk", ((2, 1, 3, 4), (5, 4, 2))), ("i...->...", ((3, 2, 2),)),
-    ("...i,...i->...", ((3, 1, 4), (2, 4))), ("iij,jk->ik", ((3, 3, 2), (2, 5))), ("a...b->b...a", ((2, 3, 4, 5),)), (",ij->ji", ((), (2, 3)))])
+    ("...i,...i->...", ((3, 1, 4), (2, 4))), ("iij,jk->ik", ((3, 3, 2), (2, 5))), ("a...b->b...a", ((2, 3, 4, 5),)),
+    (",ij->ji", ((), (2, 3)))])
 def test_einsum_with_ellipsis_and_diagonals_is_numpys(equation: str, shapes: tuple[tuple[int, ...], ...]) -> None:
     xs = [f(*s) for s in shapes]
     (got,) = imported(Case("Einsum", 12, xs, {"equation": equation}))
