@@ -63,7 +63,8 @@ def run_c(folder: Path, arch: str, *files: str) -> np.ndarray:
     command = [need(compiler), "-Wall", "-Wextra", "-Werror", "-pedantic", "-std=c11", "main.c", *files, "-o", "main"]
     subprocess.run([*command, *(["-static"] if arch != HOST.arch else [])], cwd=folder, check=True)
     start = [] if arch == HOST.arch else [need(f"qemu-{arch}")]
-    done = subprocess.run([*start, "./main"], cwd=folder, check=True, capture_output=True, text=True, env={**os.environ, "LD_LIBRARY_PATH": "."})
+    env = {**os.environ, "LD_LIBRARY_PATH": "."}
+    done = subprocess.run([*start, "./main"], cwd=folder, check=True, capture_output=True, text=True, env=env)
     return np.array([float.fromhex(v) for v in done.stdout.split()], np.float32)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 import difflib
 import os
 import threading
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -33,13 +34,14 @@ class Runnable(Protocol):
         """Results in the order of the executable's outputs, for arguments in the order of its inputs."""
         ...
 
-    def instances(self) -> Iterable[Instance]:
-        """All that has been compiled so far."""
-        ...
-
 
 class Model(Protocol):
-    """What makes new Runnables: the compiler, or `Fixed`."""
+    """What makes new Runnables: the compiler, or `Fixed`.
+
+    adopt: set by the executable; the model calls it with each new Instance before that is used. It may come from a thread
+    that runs the model: what follows a segment is compiled when it is first reached."""
+
+    adopt: Callable[[Instance], None]
 
     @property
     def static_inputs(self) -> frozenset[str]:
@@ -62,6 +64,7 @@ class Fixed:
 
     def __init__(self, instance: Instance) -> None:
         self.direct = instance
+        self.adopt: Callable[[Instance], None] = lambda _: None
 
     def specialise(self, data: Sequence[Data]) -> Runnable:
         return self
@@ -71,9 +74,6 @@ class Fixed:
 
     def run(self, data: Sequence[Data]) -> list[Data]:
         return list(self.direct.run(cast("Sequence[np.ndarray]", data)))
-
-    def instances(self) -> Iterable[Instance]:
-        return (self.direct,)
 
 
 class Executable:
@@ -93,9 +93,13 @@ class Executable:
         self._updated: dict[str, np.ndarray] = {}
         self._made: dict[Hashable, Runnable] = {}
         self._lock = threading.RLock()
-        self._latest: Instance | None = model if isinstance(model, Instance) else None
+        self._instances: list[weakref.ref[Instance]] = []
+        self._latest: Instance | None = None
+        self._model.adopt = self._adopt
         if isinstance(self._model, Fixed):
             self._made[self._key(())] = self._model
+            self._latest = self._model.direct
+            self._adopt(self._model.direct)
 
     def __repr__(self) -> str:
         ins, outs = (", ".join(map(repr, x)) for x in (self.inputs, self.outputs))
@@ -175,14 +179,18 @@ class Executable:
 
     def _specialise(self, data: Sequence[Data]) -> Runnable:
         made = self._model.specialise(data)
-        if self._updated:
-            for i in made.instances():
-                p = i.preparation.updated(self._updated)
-                i.exchange(p, p.evaluate())
         while len(self._made) >= _MOST_SPECIALISATIONS:
             del self._made[next(iter(self._made))]
         self._made[self._key(data)] = made  # the key is made anew: static inputs may have been found
         return made
+
+    def _adopt(self, instance: Instance) -> None:
+        """From now on the instance has this executable's weights, and follows their updates."""
+        with self._lock:
+            if self._updated:
+                p = instance.preparation.updated(self._updated)
+                instance.exchange(p, p.evaluate())
+            self._instances = [r for r in self._instances if r() is not None] + [weakref.ref(instance)]
 
     # -- weights -----------------------------------------------------------------------------------------------------
     def update_weights(self, weights: Mapping[str, object]) -> None:
@@ -203,8 +211,8 @@ class Executable:
             self._updated |= new
 
     def instances(self) -> tuple[Instance, ...]:
-        """Everything compiled so far."""
-        return tuple(i for r in tuple(self._made.values()) for i in r.instances())
+        """Everything compiled so far, in order."""
+        return tuple(i for r in self._instances if (i := r()) is not None)
 
     # -- looking at it, keeping it -----------------------------------------------------------------------------------
     def explain(self) -> Report:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -217,6 +217,3 @@ class Instance:
     def exchange(self, preparation: Preparation, prepared: list[np.ndarray]) -> None:
         """Calls that begin from now on use these weights; calls in flight finish with the old ones."""
         self.preparation, self._weights = preparation, _Weights(prepared)
-
-    def instances(self) -> Iterable[Instance]:
-        yield self
