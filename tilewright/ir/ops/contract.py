@@ -154,19 +154,25 @@ def _aligned(b: GraphBuilder, p: Value | None, matrix: Value, dim: int) -> Value
 
 
 def integer_product(n: OnnxNode, b: GraphBuilder, x: Value, y: Value, x_zero: Value | None, y_zero: Value | None) -> Value:
-    """(x - x_zero) @ (y - y_zero) in i32. Zero points that are literally 0 cost nothing."""
-    def shifted(v: Value, zero: Value | None, dim: int) -> tuple[Value, bool]:
-        zero = _aligned(b, zero, v, dim)
-        known = None if zero is None else b.value_of(zero)
-        if zero is None or known is not None and not known.any():
-            return v, False
-        return b.op("sub", convert(b, v, I32), convert(b, zero, I32)), True
-    (x2, moved_x), (y2, moved_y) = shifted(x, x_zero, -2), shifted(y, y_zero, -1)
-    if moved_x or moved_y:
-        out = b.op("matmul", *_matrices(n, b, convert(b, x2, I32), convert(b, y2, I32)))
-    else:
-        out = b.op("matmul_integer", *_matrices(n, b, x2, y2))
-    return _drop(b, out, x, y)
+    """(x - x_zero) @ (y - y_zero) in i32, as x @ y - x_zero * sum_k y - sum_k x * y_zero + K * x_zero * y_zero: the product
+    stays one of 8-bit integers, and sums over weights are made once. Zero points that are literally 0 leave no trace."""
+    def zero_point(p: Value | None, v: Value, dim: int) -> Value | None:
+        known = None if p is None else b.value_of(p)
+        p = None if known is not None and not known.any() else _aligned(b, p, v, dim)
+        return None if p is None else convert(b, p, I32)
+    zx, zy = zero_point(x_zero, x, -2), zero_point(y_zero, y, -1)
+    left, right = _matrices(n, b, x, y)
+    total = b.op("matmul_integer", left, right)
+    if zx is not None:
+        columns = b.op("reduce", convert(b, right, I32), kind="sum", axes=(right.type.rank - 2,), keepdims=1)
+        total = b.op("sub", total, b.op("mul", columns, zx))
+    if zy is not None:
+        rows = b.op("reduce", convert(b, left, I32), kind="sum", axes=(left.type.rank - 1,), keepdims=1)
+        total = b.op("sub", total, b.op("mul", rows, zy))
+    if zx is not None and zy is not None:
+        count = b.constant(left.type.shape[-1], I32)
+        total = b.op("add", total, b.op("mul", b.op("mul", zx, zy), count))
+    return _drop(b, total, x, y)
 
 
 @from_onnx("MatMulInteger")
