@@ -9,16 +9,18 @@
 4. Only the outermost loop is parallel, and never a reduction.
 5. Shared loops are those of the stage before, and values that pass between stages inside them are read where they were
    written: at the identity on every axis that the shared loops fix.
-6. A split's inner loop comes after its outer loop; a loop that was split raggedly is not fused.
+6. The outer part of a split is a loop (deeper tiling splits the inner part) and stands before its inner loops; parts of a
+   split are not fused.
 7. A microkernel holds all reduce loops, and no serial spatial loop.
 """
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from ...errors import ScheduleError
 from ...ir.affine import linear
-from ...ir.expr import Axis, Var, loads
+from ...ir.expr import Axis, Expr, Var, loads
 from ...ir.loops import Fuse, Relation, Scheduled, Split, Stage
 
 MAX_TILE_BYTES = 4 * 32 * 64  # accumulators of four times the registers of the widest target
@@ -27,8 +29,8 @@ MAX_UNROLL = 4096             # copies of a body in straight-line code
 
 def check_legal(s: Scheduled) -> None:
     """Raises ScheduleError where `s` breaks one of the rules above."""
-    if len(s.stages) != len(s.program.computes) or any(st.compute is not c and st.compute != c for st, c in zip(s.stages, s.program.computes, strict=True)):
-        raise ScheduleError(f"{s.program.name}: stages and computes differ")
+    computes = tuple(st.compute for st in s.stages)
+    _require(computes == s.program.computes, f"{s.program.name}: stages and computes differ")
     for st in s.stages:
         try:
             _check_axes(st)
@@ -64,8 +66,8 @@ def _check_axes(st: Stage) -> None:
     order = {a: k for k, a in enumerate(loops)}
     for r in st.relations:
         if isinstance(r, Split):
-            outer, inner = max(_positions(r.outer, st, order)), min(_positions(r.inner, st, order))
-            _require(outer < inner, f"inner loop {r.inner.name} stands before its outer loop {r.outer.name}")
+            _require(r.outer in order, f"outer loop {r.outer.name} of a split is split again: split {r.parent.name} by more, then its inner loop")
+            _require(order[r.outer] < min(_positions(r.inner, st, order)), f"inner loop {r.inner.name} stands before its outer loop {r.outer.name}")
 
 
 def _positions(a: Axis, st: Stage, order: dict[Axis, int]) -> list[int]:
@@ -117,10 +119,10 @@ def _check_tile(st: Stage) -> None:
     first = next((k for k, x in enumerate(st.loops) if x.reduce), None)
     if first is not None:
         tile = [x for x in st.loops[first:] if not x.reduce or x.split_sum]
-        size = 64 if not any(x.kind == "vector" for x in tile) else max(4, st.compute.buffer.dtype.bytes)
-        total = size * math.prod(x.axis.extent for x in tile)
-        limit = max(MAX_TILE_BYTES, 64 * 128)
-        _require(total <= limit, f"accumulators of {total} bytes do not fit registers (limit {limit}): split the loops {_names([x.axis for x in tile])}")
+        vectors = math.prod(x.axis.extent * max(4, st.compute.buffer.dtype.bytes) for x in tile if x.kind == "vector")
+        total = max(64, vectors) * math.prod(x.axis.extent for x in tile if x.kind == "unroll")
+        _require(total <= MAX_TILE_BYTES, f"accumulators of {total} bytes do not fit registers (limit {MAX_TILE_BYTES}): "
+                                          f"split the loops {_names([x.axis for x in tile])}")
     if st.tensorize is not None:
         t = st.tensorize
         _require(0 <= t < len(st.loops), f"microkernel at loop {t} of {len(st.loops)}")
@@ -161,7 +163,7 @@ def bound_axis(st: Stage, loop: Axis) -> tuple[tuple[Axis, ...], Relation | None
     return None
 
 
-def _check_read(producer: Stage, reader: str, depth: int, index: tuple) -> None:
+def _check_read(producer: Stage, reader: str, depth: int, index: tuple[Expr, ...]) -> None:
     fixed = {a for x in producer.loops[:depth] if (b := bound_axis(producer, x.axis)) for a in b[0]}
     for e, a in zip(index, producer.compute.axes, strict=True):
         _require(a not in fixed or linear(e) == linear(Var(a)),
@@ -172,5 +174,5 @@ def _describe(r: Relation) -> str:
     return f"split of {r.parent.name}" if isinstance(r, Split) else f"fuse of {r.outer.name} and {r.inner.name}"
 
 
-def _names(axes: object) -> str:
-    return ", ".join(a.name for a in axes) or "none"  # type: ignore[attr-defined]
+def _names(axes: Iterable[Axis]) -> str:
+    return ", ".join(a.name for a in axes) or "none"

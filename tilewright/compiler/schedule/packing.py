@@ -33,7 +33,7 @@ def pack_operand(s: Scheduled, name: str) -> Scheduled | None:
         return None
     digits = _digits(stage)
     dims: list[list[tuple[int, Digit]]] = []  # per dimension of w: (stride inside the dimension, digit), largest first
-    for e in uses[0].index:
+    for e, extent in zip(uses[0].index, buffer.shape, strict=True):
         form = linear(e)
         if form.const or any(not isinstance(a, Axis) or k <= 0 for a, k in form.terms):
             return None
@@ -44,6 +44,8 @@ def pack_operand(s: Scheduled, name: str) -> Scheduled | None:
             if k != step:
                 return None
             step *= d[2]
+        if step < extent:  # an axis that was fused has no digits of its own; or w is read only in part
+            return None
         dims.append(parts)
     flat = [d for parts in dims for _, d in parts]
     order = [d for d in digits if d in flat]

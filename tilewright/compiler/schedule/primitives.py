@@ -44,7 +44,8 @@ class Divide(Step):
 
     rewrite: for i in 197                    -> for i.o in 13: for i.i in 16          (the last block has 5: "peel")
                                                 for i.o in 13: for i.i in 15 or 16    ("balance": 2 blocks of 16, 11 of 15)
-    checks:  1 <= factor <= extent; the loop is serial still. A factor of the whole extent gives one block.
+    checks:  1 <= factor <= extent; the loop is serial still, and not itself the outer loop of a split: deeper tiling splits
+             the inner loop again. A factor of the whole extent gives one block.
     """
 
     loop: str
@@ -56,6 +57,7 @@ class Divide(Step):
         st, k = _find(s, self.stage, self.loop)
         old = st.loops[k]
         _require(old.kind == "serial", f"{self}: loop is {old.kind} already")
+        _require(all(not isinstance(r, Split) or r.outer != old.axis for r in st.relations), f"{self}: outer loop of a split already")
         _require(1 <= self.factor <= max(old.axis.extent, 1), f"{self}: the factor must be in 1..{old.axis.extent}")
         _require(self.tail in ("peel", "balance"), f"{self}: tail is peel or balance")
         outer = Axis(f"{self.loop}.o", -(-old.axis.extent // self.factor))
