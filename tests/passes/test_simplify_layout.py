@@ -130,3 +130,36 @@ def test_other_gathers_stay():
           %z = gather(%x, @j) {axis=1} : f32[2,2,4]
           return %y, %z
         }""")
+
+
+def test_zeros_around_a_convolutions_input_are_its_padding():
+    check(clean, """
+        graph @g(%x: f32[1,2,4,4]) -> (f32[1,3,4,4], f32[1,3,4,4]) {
+          const @w: f32[3,2,3,3] weight
+          %p = pad(%x) {before=(0, 0, 1, 0), after=(0, 0, 0, 1), value=0.0} : f32[1,2,5,5]
+          %y = conv(%p, @w) {strides=(1, 1), pads=(0, 1, 1, 0), dilations=(1, 1)} : f32[1,3,4,4]
+          %q = pad(%x) {before=(0, 0, 1, 0), after=(0, 0, 0, 1), value=1.0} : f32[1,2,5,5]
+          %z = conv(%q, @w) {strides=(1, 1), pads=(0, 1, 1, 0), dilations=(1, 1)} : f32[1,3,4,4]
+          return %y, %z
+        }""", """
+        graph @g(%x: f32[1,2,4,4]) -> (f32[1,3,4,4], f32[1,3,4,4]) {
+          const @w: f32[3,2,3,3] weight
+          %y = conv(%x, @w) {strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1)} : f32[1,3,4,4]
+          %q = pad(%x) {before=(0, 0, 1, 0), after=(0, 0, 0, 1), value=1.0} : f32[1,2,5,5]
+          %z = conv(%q, @w) {strides=(1, 1), pads=(0, 1, 1, 0), dilations=(1, 1)} : f32[1,3,4,4]
+          return %y, %z
+        }""")
+
+
+def test_reducing_unit_dimensions_is_a_reshape():
+    check(clean, """
+        graph @g(%x: f32[1,3,1]) -> (f32[3], f32[1,3,1]) {
+          %y = reduce(%x) {kind="mean", axes=(0, 2), keepdims=0} : f32[3]
+          %z = reduce(%x) {kind="l2", axes=(0,)} : f32[1,3,1]
+          return %y, %z
+        }""", """
+        graph @g(%x: f32[1,3,1]) -> (f32[3], f32[1,3,1]) {
+          %y = reshape(%x) {shape=(3,)} : f32[3]
+          %z = reduce(%x) {kind="l2", axes=(0,)} : f32[1,3,1]
+          return %y, %z
+        }""")

@@ -7,13 +7,18 @@
     reshape(reshape x), slice(slice x), pad(pad x), concat(concat x)   ->   one of them
     slice(concat(a, b)) that lies in a                                 ->   slice(a)
     gather(x, 1-D or scalar literal with even steps)                   ->   slice
-    transpose that only moves dimensions of extent 1                   ->   reshape
+    transpose of, reduction over dimensions of extent 1 only           ->   reshape
+    conv(pad x) with zeros                                             ->   conv(x) with more padding
 """
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from ...ir.graph import Graph, Node, Value
+from ...ir.ops.conv import ConvAttrs
+from ...ir.ops.reduce import ReduceAttrs
 from ...ir.ops.shape import ShapeAttrs, TransposeAttrs, expand, reshape, transpose
 from ...ir.ops.slices import AxisAttrs, PadAttrs, SliceAttrs, concat
 from .rewriting import Rewriter, copy_node, is_map, rewrite, rules
@@ -172,6 +177,28 @@ def _pad(r: Rewriter, n: Node, ins: Ins) -> Value | None:
                   after=tuple(map(sum, zip(a.after, b.after, strict=True))), mode="constant", value=a.value)
 
 
+def _conv(r: Rewriter, n: Node, ins: Ins) -> Value | None:
+    """Zeros put around a convolution's input are its own padding."""
+    inner = r.producer(ins[0], "pad")
+    if inner is None or not isinstance(n.attrs, ConvAttrs):
+        return None
+    p = inner.attrs
+    assert isinstance(p, PadAttrs)
+    if p.mode != "constant" or p.value != 0 or any((*p.before[:2], *p.after[:2])):
+        return None
+    pads = tuple(a + b for a, b in zip(n.attrs.pads, (*p.before[2:], *p.after[2:]), strict=True))
+    return r.b.emit("conv", (inner.operands[0], *ins[1:]), replace(n.attrs, pads=pads), hint=n.outputs[0].name)[0]
+
+
+def _reduce(r: Rewriter, n: Node, ins: Ins) -> Value | None:
+    """A reduction over dimensions of extent 1 is a reshape."""
+    (x,) = ins
+    assert x is not None and isinstance(n.attrs, ReduceAttrs)
+    if n.attrs.kind not in ("sum", "mean", "prod", "max", "min", "any", "all") or any(x.type.shape[a] != 1 for a in n.attrs.axes):
+        return None
+    return reshape(r.b, x, n.outputs[0].type.shape)
+
+
 def _gather(r: Rewriter, n: Node, ins: Ins) -> Value | None:
     """Evenly spaced positions known now are a slice."""
     x, index = ins
@@ -191,4 +218,4 @@ def _gather(r: Rewriter, n: Node, ins: Ins) -> Value | None:
 
 
 _RULE = rules({"reshape": (_reshape,), "transpose": (_transpose,), "expand": (_expand,), "slice": (_slice,), "concat": (_concat,),
-               "pad": (_pad,), "gather": (_gather,)})
+               "pad": (_pad,), "gather": (_gather,), "conv": (_conv,), "reduce": (_reduce,)})
