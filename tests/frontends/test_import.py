@@ -129,6 +129,23 @@ def test_loop_captures_and_scans(n: int) -> None:
     agrees(m, X)
 
 
+def test_iterations_share_their_weights() -> None:
+    body = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "w"], ["e"]), helper.make_node("Identity", ["c"], ["d"])], "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("a", TensorProto.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info("d", TensorProto.BOOL, []), helper.make_tensor_value_info("e", TensorProto.FLOAT, [2, 3])],
+        [numpy_helper.from_array(np.eye(3, dtype="f4") * 2, "w")])
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3]) for n in "xy")
+    m = helper.make_model(helper.make_graph([helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)], "g", [x], [y],
+                                            [numpy_helper.from_array(np.array(3), "n")]),
+                          opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    s = load(m).import_graph({})
+    assert [n.op for n in s.graph.nodes] == ["matmul"] * 3
+    assert len(s.weights) == len([c for c in s.graph.constants.values() if c.updatable]) == 1
+    agrees(m, X)
+
+
 def test_scan() -> None:
     m = model("""g (float[2] s, float[4,2] x) => (float[2] last, float[4,2] sums, float[2,4] back) {
         last, sums, back = Scan(s, x) <num_scan_inputs = 1, scan_input_directions = [1], scan_output_axes = [0, 1],

@@ -15,7 +15,7 @@ def specialise(source: Source, inputs: Mapping[str, Data]) -> tuple[Source, Segm
     types = {name: type_of(x) for name, x in inputs.items()}
     while True:
         try:
-            return source, source.import_graph(types, {n: inputs[n] for n in source.static_inputs})
+            return source, source.import_graph(types, {n: inputs.get(n) for n in source.static_inputs})
         except NeedsValue as e:
             assert not e.names <= source.static_inputs, f"{e.names} are static already"
             source = source.with_static(e.names)

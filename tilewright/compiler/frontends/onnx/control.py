@@ -11,7 +11,7 @@ import numpy as np
 from ....errors import ModelError
 from ....ir.graph import Value
 from .attributes import plain, resolved
-from .graphs import Scope, describe, graph_scope, reads_of
+from .graphs import Scope, describe, free_names, graph_scope
 from .importer import Importer
 from .nodes import BindTask, NodeTask, bind, handler, node_tasks
 from .state import Item
@@ -36,22 +36,26 @@ def body_of(node: NodeProto, scope: Scope, name: str) -> GraphProto:
     return a.g
 
 
-def open_graph(imp: Importer, g: GraphProto, scope: Scope, inputs: Sequence[Item],
-               hint: str) -> tuple[tuple[NodeTask, ...], tuple[str, ...]]:
-    """Binds `inputs` in a new scope for the subgraph `g`; (tasks of its nodes, keys of its outputs)."""
-    inner = graph_scope(g, scope.model, scope.opsets, scope, imp.new_prefix(scope.prefix + hint))
+def body_scope(imp: Importer, g: GraphProto, scope: Scope, hint: str) -> Scope:
+    """A scope for the subgraph `g` of a node in `scope`."""
+    return graph_scope(g, scope.model, scope.opsets, scope, imp.new_prefix(scope.prefix + hint))
+
+
+def enter(imp: Importer, g: GraphProto, inner: Scope, inputs: Sequence[Item]) -> tuple[tuple[NodeTask, ...], tuple[str, ...]]:
+    """Binds the inputs of the subgraph `g` in its scope; (tasks of its nodes, keys of its outputs)."""
     if len(inputs) != len(g.input):
         raise ModelError(f"graph {g.name!r} takes {len(g.input)} inputs, but is given {len(inputs)}")
     for i, x in zip(g.input, inputs, strict=True):
         imp.env[inner.prefix + i.name] = x
-    for name in inner.initializers.names() if inner.initializers else ():
-        imp.get(inner, name)
-    outputs = inner.keys(o.name for o in g.output)
-    for o in g.output:  # an output may be an initializer of a scope around, not decoded yet
-        owner = inner.owner(o.name)
-        if owner.initializers is not None and o.name in owner.initializers:
+    for o in g.output:  # an output may be an initializer, here or around, that is not decoded yet
+        if o.name in inner.owner(o.name).baked:
             imp.get(inner, o.name)
-    return node_tasks(inner), outputs
+    return node_tasks(inner), inner.keys(o.name for o in g.output)
+
+
+def again(imp: Importer, inner: Scope) -> Scope:
+    """The scope of a loop's body for its next iteration: values of its own, the same initializers."""
+    return replace(inner, prefix=imp.new_prefix(inner.home.rsplit(".", 1)[0]))
 
 
 @handler("If")
@@ -63,7 +67,7 @@ def import_if(imp: Importer, node: NodeProto, scope: Scope) -> None:
     g = body_of(node, scope, branch)
     if len(g.output) < len(node.output):
         raise ModelError(f"{describe(node)}: {branch} gives {len(g.output)} outputs, the node has {len(node.output)}")
-    tasks, outputs = open_graph(imp, g, scope, (), "If")
+    tasks, outputs = enter(imp, g, body_scope(imp, g, scope, "If"), ())
     pairs = tuple((scope.prefix + o, k) for o, k in zip(node.output, outputs, strict=False) if o)
     imp.push(*tasks, BindTask(pairs))
 
@@ -76,6 +80,7 @@ class LoopTask:
     node: NodeProto
     scope: Scope
     body: GraphProto
+    inner: Scope
     trip: int | None
     cond: str
     carried: tuple[str, ...]
@@ -83,7 +88,7 @@ class LoopTask:
     i: int = 0
 
     def reads(self) -> frozenset[str]:
-        captured = self.scope.keys(reads_of(self.node))
+        captured = self.scope.keys(free_names(self.body))
         return frozenset((*captured, *self.carried, *(k for s in self.scans for k in s), *([self.cond] if self.cond else [])))
 
     def run(self, imp: Importer) -> None:
@@ -98,7 +103,7 @@ class LoopTask:
         n = len(self.carried)
         cond = imp.env[self.cond] if self.cond else imp.builder.constant(np.array(True))
         inputs = (imp.builder.constant(np.array(self.i, np.int64)), cond, *(imp.env[k] for k in self.carried))
-        tasks, outputs = open_graph(imp, self.body, self.scope, inputs, "Loop")
+        tasks, outputs = enter(imp, self.body, again(imp, self.inner), inputs)
         scans = tuple((*s, k) for s, k in zip(self.scans, outputs[1 + n:], strict=True))
         imp.push(*tasks, replace(self, cond=outputs[0], carried=outputs[1:1 + n], scans=scans, i=self.i + 1))
 
@@ -130,7 +135,7 @@ def import_loop(imp: Importer, node: NodeProto, scope: Scope) -> None:
     imp.env[absent] = None
     keys = tuple(scope.key(n) if n else absent for n in node.input[2:])
     cond = scope.key(node.input[1]) if node.input[1] else ""
-    imp.push(LoopTask(node, scope, body, count, cond, keys, ((),) * (len(body.output) - 1 - carried)))
+    imp.push(LoopTask(node, scope, body, body_scope(imp, body, scope, "Loop"), count, cond, keys, ((),) * (len(body.output) - 1 - carried)))
 
 
 def _stack(imp: Importer, items: Sequence[Item], body: GraphProto, output: int) -> Item:
@@ -164,6 +169,7 @@ class ScanTask:
     node: NodeProto
     scope: Scope
     body: GraphProto
+    inner: Scope
     length: int
     scanned: tuple[str, ...]  # keys of the scan inputs
     axes: tuple[int, ...]
@@ -176,7 +182,7 @@ class ScanTask:
     i: int = 0
 
     def reads(self) -> frozenset[str]:
-        return frozenset((*self.scope.keys(reads_of(self.node)), *self.scanned, *self.carried, *(k for s in self.scans for k in s)))
+        return frozenset((*self.scope.keys(free_names(self.body)), *self.scanned, *self.carried, *(k for s in self.scans for k in s)))
 
     def run(self, imp: Importer) -> None:
         imp.where = imp.builder.source = describe(self.node)
@@ -190,7 +196,7 @@ class ScanTask:
             assert isinstance(x, Value)
             steps.append(take(imp, x, axis, self.length - 1 - self.i if back else self.i))
         n = len(self.carried)
-        tasks, outputs = open_graph(imp, self.body, self.scope, (*(imp.env[k] for k in self.carried), *steps), "Scan")
+        tasks, outputs = enter(imp, self.body, again(imp, self.inner), (*(imp.env[k] for k in self.carried), *steps))
         scans = tuple((*s, k) for s, k in zip(self.scans, outputs[n:], strict=True))
         imp.push(*tasks, replace(self, carried=outputs[:n], scans=scans, i=self.i + 1))
 
@@ -236,8 +242,8 @@ def import_scan(imp: Importer, node: NodeProto, scope: Scope) -> None:
     if len(lengths) != 1:
         raise ModelError(f"{describe(node)}: the scan inputs differ in length: {', '.join(map(str, sorted(lengths)))}")
     imp.push(ScanTask(
-        node, scope, body, lengths.pop(), scope.keys(scanned), tuple(axes), flags(attrs, "scan_input_directions", n_scan),
-        _ints(attrs, "scan_output_axes", n_out), flags(attrs, "scan_output_directions", n_out),
+        node, scope, body, body_scope(imp, body, scope, "Scan"), lengths.pop(), scope.keys(scanned), tuple(axes),
+        flags(attrs, "scan_input_directions", n_scan), _ints(attrs, "scan_output_axes", n_out), flags(attrs, "scan_output_directions", n_out),
         tuple(scope.prefix + o if o else "" for o in node.output), scope.keys(state), ((),) * n_out))
 
 

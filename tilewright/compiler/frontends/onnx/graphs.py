@@ -19,7 +19,8 @@ MAX_DEPTH = 64              # nesting of subgraphs and functions
 def describe(node: NodeProto) -> str:
     """How messages name a node: "Conv 'layer1/conv'", with the output's name where the node has none."""
     name = node.name or next((o for o in node.output if o), "")
-    return f"{full_name(domain_of(node.domain), node.op_type).removeprefix('ai.onnx.')} {name!r}"
+    domain = domain_of(node.domain)
+    return f"{full_name(domain, node.op_type).removeprefix('' if domain else 'ai.onnx.')} {name!r}"
 
 
 def full_name(domain: str, op_type: str) -> str:
@@ -113,7 +114,8 @@ def _topological(before: list[set[int]], nodes: tuple[NodeProto, ...], where: st
 @dataclass(frozen=True, eq=False)
 class Scope:
     """One graph under import: which names it defines, and the scope around it. Values live in one flat environment under
-    `prefix + name`, so inlining a branch, a loop body or a function is only a matter of prefixes."""
+    `prefix + name`, so inlining a branch, a loop body or a function is only a matter of prefixes. Initializers live under
+    `home`, which all iterations of a loop share."""
 
     model: OnnxModel
     prefix: str
@@ -121,6 +123,8 @@ class Scope:
     defined: frozenset[str]
     opsets: Mapping[str, int]
     initializers: Initializers | None = None
+    baked: frozenset[str] = frozenset()  # names that stand for initializers; a body's inputs hide initializers of their name
+    home: str = ""
     parent: Scope | None = None  # None: the main graph or a function's body, which see nothing around them
     attrs: Mapping[str, AttributeProto] = field(default_factory=dict)
     depth: int = 0
@@ -139,7 +143,11 @@ class Scope:
         raise ModelError(f"the value {name!r} is read, but nothing defines it")
 
     def key(self, name: str) -> str:
-        return self.owner(name).prefix + name
+        return self.owner(name).own_key(name)
+
+    def own_key(self, name: str) -> str:
+        """The key of a name that this very scope defines."""
+        return (self.home if name in self.baked else self.prefix) + name
 
     def keys(self, names: Iterable[str]) -> tuple[str, ...]:
         return tuple(self.key(n) for n in names)
@@ -161,7 +169,8 @@ def graph_scope(graph: GraphProto, model: OnnxModel, opsets: Mapping[str, int], 
     for o in graph.output:
         if o.name not in defined and o.name not in outer:
             raise ModelError(f"{where}: the output {o.name!r} is not defined by any node")
-    return Scope(model, prefix, nodes, defined, opsets, inits, parent, parent.attrs if parent else {}, parent.depth + 1 if parent else 0)
+    return Scope(model, prefix, nodes, defined, opsets, inits, inits.names() - set(inputs) if parent else inits.names(), prefix, parent,
+                 parent.attrs if parent else {}, parent.depth + 1 if parent else 0)
 
 
 def _check_depth(outer: Scope | None, where: str) -> None:
@@ -176,4 +185,4 @@ def function_scope(f: object, caller: Scope, opsets: Mapping[str, int], attrs: M
     given = frozenset(f.input)  # type: ignore[attr-defined]
     nodes = ordered(f.node, given, frozenset(), where)  # type: ignore[attr-defined]
     defined = given | {o for n in nodes for o in n.output if o}
-    return Scope(caller.model, prefix, nodes, defined, opsets, None, None, attrs, caller.depth + 1)
+    return Scope(caller.model, prefix, nodes, defined, opsets, attrs=attrs, depth=caller.depth + 1)

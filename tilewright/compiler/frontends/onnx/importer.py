@@ -128,8 +128,8 @@ class Importer:
         if not name:
             return None
         owner = scope.owner(name)
-        key = owner.prefix + name
-        if key not in self.env and owner.initializers is not None and name in owner.initializers:
+        key = owner.own_key(name)
+        if key not in self.env and owner.initializers is not None and name in owner.baked:
             self.env[key] = self.constant(key, owner.initializers.array(name))
         assert key in self.env, f"{key} is not computed yet"
         return self.env[key]

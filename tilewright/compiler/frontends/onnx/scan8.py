@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ....errors import ModelError, UnsupportedError
 from ....ir.graph import Value
-from .control import ScanTask, flags, stack, take
+from .control import ScanTask, body_scope, flags, stack, take
 from .graphs import Scope, describe
 from .importer import Importer
 
@@ -44,13 +44,14 @@ def import_batched(imp: Importer, node: NodeProto, scope: Scope, body: GraphProt
     prefix = imp.new_prefix(scope.prefix + "Scan")
     n_out = len(body.output) - len(state)
     back = flags(attrs, "directions", len(scanned))
+    inner = body_scope(imp, body, scope, "Scan")
     tasks = []
     for b in range(batch):
         for name, v in values.items():
             assert isinstance(v, Value)
             imp.env[f"{prefix}{b}/{name}"] = take(imp, v, 0, b)
         targets = tuple(f"{prefix}{b}/out/{o}" if o else "" for o in node.output)
-        tasks.append(ScanTask(node, scope, body, length, tuple(f"{prefix}{b}/{n}" for n in scanned), (0,) * len(scanned), back,
+        tasks.append(ScanTask(node, scope, body, inner, length, tuple(f"{prefix}{b}/{n}" for n in scanned), (0,) * len(scanned), back,
                               (0,) * n_out, (False,) * n_out, targets, tuple(f"{prefix}{b}/{n}" for n in state), ((),) * n_out))
     stacks = [StackTask(scope.prefix + o, tuple(f"{prefix}{b}/out/{o}" for b in range(batch))) for o in node.output if o]
     imp.push(*tasks, *stacks)
