@@ -16,6 +16,7 @@ from .elf import (
     ALLOC,
     ET_DYN,
     EXEC,
+    FLAGS,
     FUNC,
     KINDS,
     NOBITS,
@@ -39,7 +40,8 @@ from .elf import (
 PHDR, DYN = struct.Struct("<IIQQQQQQ"), struct.Struct("<qQ")
 R, RX, RW = 4, 5, 6
 PAGE = {X86_64: 0x1000, AARCH64: 0x10000}
-_STUB = {X86_64: 16, AARCH64: 16}
+_STUB = 16  # bytes
+_HEAD, _DYNAMIC_ENTRIES = 64 + 7 * PHDR.size, 10
 # machine -> relocation types of the dynamic loader: (an address of this library + addend, the address of a symbol)
 _RELATIVE, _GLOB_DAT = {X86_64: 8, AARCH64: 1027}, {X86_64: 6, AARCH64: 1025}
 _X86_PC32, _X86_GOT = (2, 4), (9, 41, 42)
@@ -51,13 +53,20 @@ _ARM_BRANCH = {282: (26, 0), 283: (26, 0), 280: (19, 5), 279: (14, 5)}  # type -
 
 @dataclass(slots=True)
 class _Layout:
-    """Addresses: of each blob, of the stub and the GOT slot of each symbol that needs one."""
+    """Addresses. Each equals its offset in the file, except for the weights, which follow bss, that takes no room there.
+
+    base: of each blob. at: of the tables ("hash", "dynsym", "dynstr", "rela", "stubs", "got", "dynamic"), and "…_end".
+    stubs, got: of the stub and the GOT slot of each symbol that has one. dynamic: (address, type, symbol or "", addend)
+    of each relocation that is left to the loader."""
 
     image: Image
+    tables: _Tables
     base: dict[str, int] = field(default_factory=dict)
+    at: dict[str, int] = field(default_factory=dict)
     stubs: dict[str, int] = field(default_factory=dict)
     got: dict[str, int] = field(default_factory=dict)
-    dynamic: list[tuple[int, int, str, int]] = field(default_factory=list)  # address, type, symbol or "", addend
+    dynamic: list[tuple[int, int, str, int]] = field(default_factory=list)
+    weights_offset: int = 0
 
     def address(self, r: Reloc) -> int:
         """S: of what the relocation refers to; of its stub when that lies outside."""
@@ -74,63 +83,73 @@ class _Layout:
 
 def shared_library(image: Image, exported: Collection[str], soname: str, external: Collection[str] = ()) -> list[Bytes]:
     """The file, in chunks. `external`: undefined symbols that the process provides. Raises ElfError for others."""
-    unknown = [n for n in image.undefined() if n not in external]
-    if unknown:
-        raise ElfError(f"undefined symbols: {', '.join(unknown)}")
-    page = PAGE[image.machine]
-    lay = _Layout(image)
     outside = image.undefined()
-    got_names = tuple(dict.fromkeys((*outside, *(r.name for r in image.relocs if _needs_got(image.machine, r.type)))))
+    if unknown := [n for n in outside if n not in external]:
+        raise ElfError(f"undefined symbols: {', '.join(unknown)}")
+    lay = _lay_out(image, _Tables(image, exported, outside, soname))
+    content = _relocated(lay)
+    _fill_got(lay)
+    file = _write(lay, content)
+    segments = _segments(lay)
+    _describe_sections(file, lay)
+    sections_at, names = file.finish()
+    head = file_header(ET_DYN, image.machine, file, sections_at, names, len(segments)) + b"".join(segments)
+    file.chunks[0] = head.ljust(_HEAD, b"\0")
+    return file.chunks
+
+
+def _lay_out(image: Image, tables: _Tables) -> _Layout:
+    page, blobs, lay = PAGE[image.machine], image.blobs, _Layout(image, tables)
+    got_names = tuple(dict.fromkeys((*tables.outside, *(r.name for r in image.relocs if _needs_got(image.machine, r.type)))))
     if "" in got_names:
         raise ElfError("a GOT relocation without a symbol")
     absolute = sum(r.type == _ABS64[image.machine] for r in image.relocs)
-    tables = _Tables(image, exported, outside, soname)
-    rela_size = (len(got_names) + absolute) * RELA.size
-    head = 64 + 7 * PHDR.size
-    at = {"hash": head + -head % 8}
-    at["dynsym"] = at["hash"] + len(tables.hash) + -len(tables.hash) % 8
-    at["dynstr"] = at["dynsym"] + (len(tables.names) + 1) * SYM.size
-    at["rela"] = at["dynstr"] + len(tables.strings.data) + -len(tables.strings.data) % 8
-    end = at["rela"] + rela_size
-    blobs = image.blobs
-    lay.base["text"] = end + -end % page
-    stubs_at = lay.base["text"] + blobs["text"].size + -blobs["text"].size % 16
-    stub_size = _STUB[image.machine]
-    lay.stubs = {n: stubs_at + k * stub_size for k, n in enumerate(outside)}
-    end = stubs_at + len(outside) * stub_size
-    lay.base["rodata"] = end + -end % page
-    end = lay.base["rodata"] + blobs["rodata"].size
-    lay.base["data"] = end + -end % page
-    got_at = lay.base["data"] + blobs["data"].size + -blobs["data"].size % 8
-    lay.got = {n: got_at + 8 * k for k, n in enumerate(got_names)}
-    dynamic_at = got_at + 8 * len(got_names)
-    dynamic_size = 10 * DYN.size
-    file_end = dynamic_at + dynamic_size
-    lay.base["bss"] = file_end + -file_end % blobs["bss"].align
-    end = lay.base["bss"] + blobs["bss"].size
-    lay.base["weights"] = end + -end % page
-    content = _relocated(lay)
-    _fill_got(lay)
-    dynamic = _dynamic(at, tables, lay, rela_size)
-    # Every address equals its offset in the file, except that bss takes no room: `shift` is what the file saves.
-    file = File([bytes(head)], head)
-    file.put(bytes(tables.hash), 8)
+    end = _HEAD
+
+    def place(size: int, align: int) -> int:
+        nonlocal end
+        start = end + -end % align
+        end = start + size
+        return start
+
+    def table(name: str, size: int, align: int) -> int:
+        lay.at[name] = place(size, align)
+        lay.at[f"{name}_end"] = end
+        return lay.at[name]
+    table("hash", len(tables.hash), 8)
+    table("dynsym", (len(tables.names) + 1) * SYM.size, 8)
+    table("dynstr", len(tables.strings.data), 1)
+    table("rela", (len(got_names) + absolute) * RELA.size, 8)
+    lay.base["text"] = place(blobs["text"].size, page)
+    stubs = table("stubs", len(tables.outside) * _STUB, 16)
+    lay.stubs = {n: stubs + k * _STUB for k, n in enumerate(tables.outside)}
+    lay.base["rodata"] = place(blobs["rodata"].size, page)
+    lay.base["data"] = place(blobs["data"].size, page)
+    got = table("got", 8 * len(got_names), 8)
+    lay.got = {n: got + 8 * k for k, n in enumerate(got_names)}
+    table("dynamic", _DYNAMIC_ENTRIES * DYN.size, 8)
+    lay.base["bss"] = place(blobs["bss"].size, blobs["bss"].align)
+    lay.base["weights"] = place(blobs["weights"].size, page)
+    return lay
+
+
+def _write(lay: _Layout, content: dict[str, bytearray]) -> File:
+    image, tables, page = lay.image, lay.tables, PAGE[lay.image.machine]
+    number = {n: k for k, n in enumerate(tables.names, 1)}
+    file = File([bytes(_HEAD)], _HEAD)
+    file.put(tables.hash, 8)
     file.put(tables.symbols(lay), 8)
     file.put(bytes(tables.strings.data))
-    file.put(b"".join(RELA.pack(a, (tables.names.index(n) + 1 if n else 0) << 32 | t, add) for a, t, n, add in lay.dynamic), 8)
+    file.put(b"".join(RELA.pack(a, number.get(n, 0) << 32 | t, add) for a, t, n, add in lay.dynamic), 8)
     file.put(content["text"], page)
-    file.put(b"".join(_stub(image.machine, lay.stubs[n], lay.got[n]) for n in outside), 16)
+    file.put(b"".join(_stub(image.machine, lay.stubs[n], lay.got[n]) for n in tables.outside), 16)
     file.put(content["rodata"], page)
     file.put(content["data"], page)
-    file.put(bytes(8 * len(got_names)), 8)
-    assert file.size == dynamic_at, "layout of the library"
-    file.put(dynamic)
-    weights_at = file.put(blobs["weights"].chunks, page)
-    segments = _segments(lay, at["rela"] + rela_size, stubs_at + len(outside) * stub_size, dynamic_at, dynamic_size, weights_at)
-    _describe_sections(file, lay, at, tables, rela_size, stubs_at, got_at, dynamic_at, dynamic_size, weights_at)
-    sections_at, names = file.finish()
-    file.chunks[0] = (file_header(ET_DYN, image.machine, file, sections_at, names, len(segments)) + b"".join(segments)).ljust(head, b"\0")
-    return file.chunks
+    file.put(bytes(8 * len(lay.got)), 8)
+    placed = file.put(_dynamic(lay), 8)
+    assert placed == lay.at["dynamic"] and file.size == lay.at["dynamic_end"], "layout of the library"
+    lay.weights_offset = file.put(image.blobs["weights"].chunks, page)
+    return file
 
 
 class _Tables:
@@ -140,7 +159,7 @@ class _Tables:
         missing = [n for n in exported if n not in image.symbols]
         if missing:
             raise ElfError(f"symbols to export are not defined: {', '.join(missing)}")
-        self.names = [*outside, *exported]
+        self.outside, self.names = outside, [*outside, *exported]
         self.strings = Strings()
         self.soname = self.strings.add(soname)
         for n in self.names:
@@ -254,53 +273,56 @@ def _stub(machine: int, place: int, slot: int) -> bytes:
     return struct.pack("<IIII", adrp, 0xF9400211 | (slot & 0xFFF) >> 3 << 10, 0xD61F0220, 0xD503201F)  # ldr x17, [x16]; br x17; nop
 
 
-def _dynamic(at: dict[str, int], tables: _Tables, lay: _Layout, rela_size: int) -> bytes:
+def _dynamic(lay: _Layout) -> bytes:
+    at, tables = lay.at, lay.tables
     entries = [(14, tables.soname), (4, at["hash"]), (5, at["dynstr"]), (6, at["dynsym"]), (10, len(tables.strings.data)), (11, SYM.size)]
     if lay.dynamic:
-        entries += [(7, at["rela"]), (8, rela_size), (9, RELA.size)]
-    return b"".join(DYN.pack(*e) for e in [*entries, (0, 0)]).ljust(10 * DYN.size, b"\0")
+        entries += [(7, at["rela"]), (8, at["rela_end"] - at["rela"]), (9, RELA.size)]
+    assert len(entries) < _DYNAMIC_ENTRIES
+    return b"".join(DYN.pack(*e) for e in entries).ljust(_DYNAMIC_ENTRIES * DYN.size, b"\0")
 
 
-def _segments(lay: _Layout, head_end: int, text_end: int, dynamic_at: int, dynamic_size: int, weights_at: int) -> list[bytes]:
+def _segments(lay: _Layout) -> list[bytes]:
     """Program headers. Empty segments are left out: loaders refuse some of them."""
-    blobs, base, page = lay.image.blobs, lay.base, PAGE[lay.image.machine]
+    blobs, base, at = lay.image.blobs, lay.base, lay.at
 
-    def load(flags: int, offset: int, address: int, in_file: int, in_memory: int) -> list[bytes]:
-        return [PHDR.pack(1, flags, offset, address, address, in_file, in_memory, page)] if in_memory else []
-    rw_end = base["bss"] + blobs["bss"].size if blobs["bss"].size else dynamic_at + dynamic_size
+    def load(flags: int, address: int, end: int, memory_end: int = 0, offset: int | None = None) -> list[bytes]:
+        where, size = address if offset is None else offset, end - address
+        row = (1, flags, where, address, address, size, max(size, memory_end - address), PAGE[lay.image.machine])
+        return [PHDR.pack(*row)] if size else []
+    bss_end = base["bss"] + blobs["bss"].size if blobs["bss"].size else 0
+    dynamic_size = at["dynamic_end"] - at["dynamic"]
     return [
-        *load(R, 0, 0, head_end, head_end),
-        *load(RX, base["text"], base["text"], text_end - base["text"], text_end - base["text"]),
-        *load(R, base["rodata"], base["rodata"], blobs["rodata"].size, blobs["rodata"].size),
-        *load(RW, base["data"], base["data"], dynamic_at + dynamic_size - base["data"], rw_end - base["data"]),
-        *load(R, weights_at, base["weights"], blobs["weights"].size, blobs["weights"].size),
-        PHDR.pack(2, RW, dynamic_at, dynamic_at, dynamic_at, dynamic_size, dynamic_size, 8),
-        PHDR.pack(0x6474E551, RW, 0, 0, 0, 0, 0, 16),
+        *load(R, 0, at["rela_end"]),
+        *load(RX, base["text"], at["stubs_end"]),
+        *load(R, base["rodata"], base["rodata"] + blobs["rodata"].size),
+        *load(RW, base["data"], at["dynamic_end"], bss_end),
+        *load(R, base["weights"], base["weights"] + blobs["weights"].size, offset=lay.weights_offset),
+        PHDR.pack(2, RW, *[at["dynamic"]] * 3, dynamic_size, dynamic_size, 8),
+        PHDR.pack(0x6474E551, RW, 0, 0, 0, 0, 0, 16),  # PT_GNU_STACK: not executable
     ]
 
 
-def _describe_sections(file: File, lay: _Layout, at: dict[str, int], tables: _Tables, rela_size: int, stubs_at: int, got_at: int,
-                       dynamic_at: int, dynamic_size: int, weights_at: int) -> None:
+def _describe_sections(file: File, lay: _Layout) -> None:
     """Section headers, which loaders ignore and nm, objdump and debuggers read. The blobs come first: `_Tables.symbols`
     counts on it."""
-    blobs, base = lay.image.blobs, lay.base
-    for k, flags in (("text", ALLOC | EXEC), ("rodata", ALLOC), ("data", ALLOC | WRITE), ("bss", ALLOC | WRITE), ("weights", ALLOC)):
-        kind = NOBITS if k == "bss" else PROGBITS
-        where = weights_at if k == "weights" else dynamic_at + dynamic_size if k == "bss" else base[k]
-        file.section(SECTION_NAMES[k], kind, flags, base[k], where, blobs[k].size, align=blobs[k].align)
-    dynstr = file.section(".dynstr", STRTAB, ALLOC, at["dynstr"], at["dynstr"], len(tables.strings.data), align=1)
-    dynsym = file.section(".dynsym", 11, ALLOC, at["dynsym"], at["dynsym"], (len(tables.names) + 1) * SYM.size, link=dynstr, info=1,
-                          entry=SYM.size)
-    file.section(".hash", 5, ALLOC, at["hash"], at["hash"], len(tables.hash), link=dynsym, entry=4)
-    if rela_size:
-        file.section(".rela.dyn", SHT_RELA, ALLOC, at["rela"], at["rela"], rela_size, link=dynsym, entry=RELA.size)
-    if lay.stubs:
-        file.section(".plt", PROGBITS, ALLOC | EXEC, stubs_at, stubs_at, len(lay.stubs) * _STUB[lay.image.machine], align=16)
-    if lay.got:
-        file.section(".got", PROGBITS, ALLOC | WRITE, got_at, got_at, 8 * len(lay.got), entry=8)
-    file.section(".dynamic", 6, ALLOC | WRITE, dynamic_at, dynamic_at, dynamic_size, link=dynstr, entry=DYN.size)
-    symbols = [(n, s) for n, s in lay.image.symbols.items() if s.type == FUNC]
+    blobs, base, at = lay.image.blobs, lay.base, lay.at
+    for k in KINDS:
+        where = {"weights": lay.weights_offset, "bss": at["dynamic_end"]}.get(k, base[k])
+        file.section(SECTION_NAMES[k], NOBITS if k == "bss" else PROGBITS, FLAGS[k], base[k], where, blobs[k].size, align=blobs[k].align)
+
+    def table(name: str, key: str, kind: int, flags: int = ALLOC, link: int = 0, info: int = 0, entry: int = 0) -> int:
+        size = at[f"{key}_end"] - at[key]
+        return file.section(name, kind, flags, at[key], at[key], size, link=link, info=info, entry=entry) if size else 0
+    dynstr = table(".dynstr", "dynstr", STRTAB)
+    dynsym = table(".dynsym", "dynsym", 11, link=dynstr, info=1, entry=SYM.size)
+    table(".hash", "hash", 5, link=dynsym, entry=4)
+    table(".rela.dyn", "rela", SHT_RELA, link=dynsym, entry=RELA.size)
+    table(".plt", "stubs", PROGBITS, ALLOC | EXEC)
+    table(".got", "got", PROGBITS, ALLOC | WRITE, entry=8)
+    table(".dynamic", "dynamic", 6, ALLOC | WRITE, link=dynstr, entry=DYN.size)
+    functions = [(n, s) for n, s in lay.image.symbols.items() if s.type == FUNC]
     strings = Strings()
-    rows = [bytes(SYM.size), *(SYM.pack(strings.add(n), s.type, 0, KINDS.index(s.kind) + 1, lay.symbol(n), s.size) for n, s in symbols)]
+    rows = [bytes(SYM.size), *(SYM.pack(strings.add(n), s.type, 0, KINDS.index(s.kind) + 1, lay.symbol(n), s.size) for n, s in functions)]
     strtab = file.section(".strtab", STRTAB, 0, 0, file.put(bytes(strings.data)), len(strings.data), align=1)
     file.section(".symtab", 2, 0, 0, file.put(b"".join(rows), 8), len(rows) * SYM.size, link=strtab, info=len(rows), entry=SYM.size)
