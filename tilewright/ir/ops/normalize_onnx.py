@@ -69,9 +69,11 @@ def channel_shape(rank: int, channels: int) -> tuple[int, ...]:
 
 @from_onnx("BatchNormalization")
 def _batch_normalization(n: OnnxNode, b: GraphBuilder) -> list[Value]:
+    """Training mode, which normalises by the batch's own statistics, is an attribute since opset 14; before, a node is in
+    it when it has more than one output (the running mean and variance, then the batch's)."""
     x, scale, bias, mean, variance = (n.need(k) for k in range(5))
     epsilon = float(n.attrs.get("epsilon", 1e-5))  # type: ignore[arg-type]
-    if not (n.opset >= 14 and n.attrs.get("training_mode", 0)):
+    if not (n.attrs.get("training_mode", 0) if n.opset >= 14 else n.n_outputs > 1):
         return [b.op("batch_norm", x, scale, bias, mean, variance, epsilon=epsilon)]
     momentum = float(n.attrs.get("momentum", 0.9))  # type: ignore[arg-type]
     axes = tuple(d for d in range(x.type.rank) if d != 1)
@@ -87,7 +89,8 @@ def _batch_normalization(n: OnnxNode, b: GraphBuilder) -> list[Value]:
         kept = b.op("mul", old_w, scalar_like(b, old_w, momentum))
         return convert(b, b.op("add", kept, b.op("mul", new, scalar_like(b, new, 1 - momentum))), old.type.dtype)
     y = b.op("batch_norm", x, scale, bias, now, spread, epsilon=epsilon)
-    return [y, running(mean, now), running(variance, spread)]
+    batch = [convert(b, now, mean.type.dtype), convert(b, spread, variance.type.dtype)]
+    return [y, running(mean, now), running(variance, spread), *batch][:n.n_outputs]
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------------
