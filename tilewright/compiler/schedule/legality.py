@@ -48,7 +48,7 @@ def _require(condition: bool, message: str) -> None:
 
 def _check_axes(st: Stage) -> None:
     """Rules 1 and 6."""
-    live = {a: False for a in st.compute.axes} | {a: True for a in st.compute.reduce_axes}
+    live = dict.fromkeys(st.compute.axes, False) | dict.fromkeys(st.compute.reduce_axes, True)
     split = {r.parent for r in st.relations if isinstance(r, Split)}
     parts = {x for r in st.relations if isinstance(r, Split) for x in (r.outer, r.inner)}
     todo = list(st.relations)
@@ -66,8 +66,9 @@ def _check_axes(st: Stage) -> None:
     order = {a: k for k, a in enumerate(loops)}
     for r in st.relations:
         if isinstance(r, Split):
-            _require(r.outer in order, f"outer loop {r.outer.name} of a split is split again: split {r.parent.name} by more, then its inner loop")
-            _require(order[r.outer] < min(_positions(r.inner, st, order)), f"inner loop {r.inner.name} stands before its outer loop {r.outer.name}")
+            _require(r.outer in order, f"outer loop {r.outer.name} of a split is split again: split {r.parent.name} by more first")
+            _require(order[r.outer] < min(_positions(r.inner, st, order)),
+                     f"inner loop {r.inner.name} stands before its outer loop {r.outer.name}")
 
 
 def _positions(a: Axis, st: Stage, order: dict[Axis, int]) -> list[int]:
@@ -105,11 +106,15 @@ def _check_kinds(st: Stage) -> None:
         name = x.axis.name
         reducing |= x.reduce
         _require(x.kind in ("serial", "parallel", "unroll", "vector"), f"loop {name}: unknown kind {x.kind!r}")
-        _require(x.kind != "parallel" or k == 0 and not x.reduce, f"loop {name}: only the outermost loop can be parallel, and no reduction")
+        _require(x.kind != "parallel" or k == 0 and not x.reduce,
+                 f"loop {name}: only the outermost loop can be parallel, and no reduction")
         _require(x.kind != "vector" or k == len(st.loops) - 1, f"vector loop {name} is not the innermost")
-        _require(x.reduce or not reducing or x.kind in ("unroll", "vector"), f"{x.kind} loop {name} inside a reduction: unroll or vectorise it")
-        _require(not x.split_sum or x.reduce and x.kind in ("unroll", "vector"), f"loop {name}: only unrolled and vector reductions split the sum")
-        _require(not (x.reduce and x.kind == "vector") or x.split_sum, f"vector reduction {name} needs an accumulator for each lane (rfactor)")
+        _require(x.reduce or not reducing or x.kind in ("unroll", "vector"),
+                 f"{x.kind} loop {name} inside a reduction: unroll or vectorise it")
+        _require(not x.split_sum or x.reduce and x.kind in ("unroll", "vector"),
+                 f"loop {name}: only unrolled and vector reductions split the sum")
+        _require(not (x.reduce and x.kind == "vector") or x.split_sum,
+                 f"vector reduction {name} needs an accumulator for each lane (rfactor)")
 
 
 def _check_tile(st: Stage) -> None:

@@ -27,7 +27,7 @@ def pack_operand(s: Scheduled, name: str) -> Scheduled | None:
     """
     stage = s.stages[0]
     c = stage.compute
-    uses = [x for x in _loads_of(c, name)]
+    uses = _loads_of(c, name)
     buffer = uses[0].buffer
     if len({x.index for x in uses}) != 1 or uses[0].where is not None:
         return None

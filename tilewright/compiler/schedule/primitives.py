@@ -9,7 +9,7 @@ because the order of steps should not matter for them.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
@@ -313,9 +313,9 @@ def from_json(data: object) -> tuple[Step, ...]:
     for item in data:
         if not (isinstance(item, (list, tuple)) and len(item) == 2 and item[0] in STEPS and isinstance(item[1], dict)):
             raise ScheduleError(f"not a schedule step: {item!r:.120}")
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in item[1].items()}
+        make: Callable[..., Step] = STEPS[item[0]]
         try:
-            step = STEPS[item[0]](**fields)
+            step = make(**{k: tuple(v) if isinstance(v, list) else v for k, v in item[1].items()})
         except TypeError as e:
             raise ScheduleError(f"step {item[0]}: {e}") from None
         if not _well_typed(step):

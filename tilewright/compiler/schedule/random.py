@@ -10,14 +10,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ...errors import ScheduleError
 from ...ir.expr import Reduce
 from ...ir.loops import Loop, Scheduled, Split, Stage
 from ...ir.program import Program
 from .legality import MAX_TILE_BYTES, check_legal
-from .primitives import (CacheWrite, ComputeAt, Divide, Join, PackLayout, Parallel, Reorder, RFactor, Step, Tensorize, Unroll,
-                         Vectorize, apply, initial)
+from .primitives import (
+    CacheWrite,
+    ComputeAt,
+    Divide,
+    Join,
+    PackLayout,
+    Parallel,
+    Reorder,
+    RFactor,
+    Step,
+    Tensorize,
+    Unroll,
+    Vectorize,
+    apply,
+    initial,
+)
 
 TRIES = 30
 MAX_COPIES = 64  # straight-line copies that a random draw asks for: keeps tests' compile times sane
@@ -88,7 +103,7 @@ class _Draw:
 
     def share(self) -> None:
         """compute_at of neighbouring stages, now and then at a block of rows rather than a row."""
-        for a, b in zip(self.s.stages, self.s.stages[1:], strict=False):
+        for a, b in pairwise(self.s.stages):
             if not self.chance(0.7) or not a.compute.axes or not b.compute.axes:
                 continue
             name_a, name_b = a.compute.buffer.name, b.compute.buffer.name
@@ -131,7 +146,7 @@ class _Draw:
 
     def fuse(self, name: str, fixed: int) -> None:
         own = self.stage(name).loops[fixed:]
-        for a, b in zip(own, own[1:], strict=False):
+        for a, b in pairwise(own):
             if a.reduce == b.reduce and self.chance(0.2) and self.attempt(Join(name, a.axis.name, b.axis.name)):
                 return
 
