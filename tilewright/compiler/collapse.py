@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 
-from ..ir.affine import Atom, Linear, Opaque, address, linear
+from ..ir.affine import Atom, Div, Linear, Mod, Opaque, address, linear
 from ..ir.expr import Axis, Buffer, Expr, Load, Reduce, Var, children, loads, rewrite, wrap
 from ..ir.intern import Interner
 from ..ir.program import Compute, Program
 from ..ir.types import I64
+
+MIN_INNER = 8  # a last axis is not split into pieces that no vector fills
 
 
 def collapse_axes(program: Program) -> Program:
@@ -24,7 +27,7 @@ def collapse_axes(program: Program) -> Program:
     if any(a.extent == 0 for c in program.computes for a in (*c.axes, *c.reduce_axes)):
         return program
     shared = Interner()
-    program = _drop_ones(program, shared)
+    program = _split_axes(_drop_ones(program, shared), shared)
     made = {c.buffer.name for c in program.computes}
     found = [loads(c.body) for c in program.computes]
     linked = any(x.buffer.name in made for xs in found for x in xs)
@@ -35,7 +38,10 @@ def collapse_axes(program: Program) -> Program:
     inner = [[a.mergeable(a.reduce_axes, k) for k in range(len(a.reduce_axes) - 1)] for a in addresses]
     if any(map(any, merges)) or any(map(any, inner)):
         program = _merge(program, merges, inner, shared)
-    return _join_dims(program, shared)
+    program = _by_stride(program, shared)
+    while (joined := _join_dims(program, shared)) is not program:
+        program = joined
+    return program
 
 
 # -- extents of one ----------------------------------------------------------------------------------------------------
@@ -67,6 +73,76 @@ def _drop_ones(p: Program, shared: Interner) -> Program:
         body = rewrite(c.body, lambda n: shared.simple(visit(n) or n))
         return Compute(new[c.buffer.name], tuple(Axis(f"i{k}", a.extent) for k, a in enumerate(outer)), body)
     return Program(p.name, tuple(new[b.name] for b in p.inputs), tuple(new[b.name] for b in p.outputs), tuple(map(one, p.computes)))
+
+
+# -- splitting axes ----------------------------------------------------------------------------------------------------
+def _split_axes(p: Program, shared: Interner) -> Program:
+    """Axes that loads take apart by division, a // c and a % c, become an axis for each part: addresses are strides again.
+
+        y[i0<112,i1] = x[i0 // 4, i0 % 4, i1]   ->   y[i0<28,i1<4,i2] = x[i0,i1,i2]
+    """
+    read = {b.name for c in p.computes for b in c.reads}
+    new: dict[str, Buffer] = {}
+
+    def one(c: Compute) -> Compute:
+        parts = _divisions_of(c, c.buffer.name not in read)
+        if not parts:
+            return c
+        outer = [(a, parts.get(a, [a.extent])) for a in c.axes]
+        shape = [n for _, ns in outer for n in ns]
+        strides = [s * _product(ns[k + 1:]) for (_, ns), s in zip(outer, c.buffer.strides, strict=True) for k in range(len(ns))]
+        new[c.buffer.name] = Buffer(c.buffer.name, c.buffer.dtype, tuple(shape), tuple(strides))
+        at: dict[Axis, Expr] = {}
+        axes = _numbered(outer, "i", at)
+        red = _numbered([(a, parts.get(a, [a.extent])) for a in c.reduce_axes], "r", at)
+
+        def visit(n: Expr) -> Expr | None:
+            return at.get(n.axis) if isinstance(n, Var) else Reduce(n.kind, red, n.body) if isinstance(n, Reduce) else None
+        return Compute(new[c.buffer.name], axes, rewrite(c.body, lambda n: shared.simple(visit(n) or n)))
+    computes = tuple(map(one, p.computes))
+    return Program(p.name, p.inputs, tuple(new.get(b.name, b) for b in p.outputs), computes) if new else p
+
+
+def _numbered(axes: list[tuple[Axis, list[int]]], prefix: str, at: dict[Axis, Expr]) -> tuple[Axis, ...]:
+    """New axes with the given extents, numbered through; `at` gets each old axis in terms of them."""
+    out: list[Axis] = []
+    for a, extents in axes:
+        e: Expr = wrap(0, I64)
+        for n in extents:
+            out.append(Axis(f"{prefix}{len(out)}", n))
+            e = e * n + Var(out[-1])
+        at[a] = e
+    return tuple(out)
+
+
+def _divisions_of(c: Compute, own: bool) -> dict[Axis, list[int]]:
+    """Axes to split, with the extents of their parts. `own`: the result's axes may split too."""
+    cuts: dict[Axis, set[int]] = {}
+    whole: set[Axis] = set()
+
+    def look(x: Linear) -> None:
+        for a, _ in x.terms:
+            if not isinstance(a, (Div, Mod)):
+                continue
+            look(a.arg)
+            base, step = a.arg, a.by
+            if len(base.terms) == 1 and isinstance(d := base.terms[0][0], Div) and base.terms[0][1] == 1 and base.const == 0:
+                base, step = d.arg, d.by * a.by
+            if len(base.terms) == 1 and isinstance(b := base.terms[0][0], Axis) and base.terms[0][1] == 1 and base.const == 0:
+                cuts.setdefault(b, set()).add(step)
+            else:
+                whole.update(_inside(a))
+    for x in loads(c.body):
+        for i in x.index:
+            look(linear(i))
+    out: dict[Axis, list[int]] = {}
+    for a, steps in cuts.items():
+        chain = [1, *sorted(s for s in steps if s < a.extent), a.extent]
+        last = bool(c.axes) and a == c.axes[-1]
+        if (a not in whole and (own or a in c.reduce_axes) and len(chain) > 2 and (not last or chain[1] >= MIN_INNER)
+                and all(hi % lo == 0 for lo, hi in pairwise(chain))):
+            out[a] = [hi // lo for lo, hi in pairwise(chain)][::-1]
+    return out
 
 
 # -- merging axes ------------------------------------------------------------------------------------------------------
@@ -223,6 +299,22 @@ def _join_dims(p: Program, shared: Interner) -> Program:
         return Load(buffer, tuple(index), n.where, n.other)
     return Program(p.name, tuple(new[b.name][0] if b.name in new else b for b in p.inputs), p.outputs,
                    tuple(replace(c, body=rewrite(c.body, lambda n: shared.simple(visit(n) or n))) for c in p.computes))
+
+
+def _by_stride(p: Program, shared: Interner) -> Program:
+    """Dimensions of inputs in order of their strides, largest first, as in contiguous memory."""
+    order = {b.name: sorted(range(len(b.shape)), key=lambda k: -b.strides[k]) for b in p.inputs}
+    order = {name: o for name, o in order.items() if o != sorted(o)}
+    if not order:
+        return p
+    new = {b.name: Buffer(b.name, b.dtype, tuple(b.shape[k] for k in o), tuple(b.strides[k] for k in o)) if (o := order.get(b.name)) else b
+           for b in p.inputs}
+
+    def visit(n: Expr) -> Expr:
+        o = order.get(n.buffer.name) if isinstance(n, Load) else None
+        return Load(new[n.buffer.name], tuple(n.index[k] for k in o), n.where, n.other) if o and isinstance(n, Load) else n
+    return Program(p.name, tuple(new[b.name] for b in p.inputs), p.outputs,
+                   tuple(replace(c, body=rewrite(c.body, lambda n: shared.simple(visit(n)))) for c in p.computes))
 
 
 def _worth_joining(b: Buffer, k: int, found: list[Load]) -> bool:

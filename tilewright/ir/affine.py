@@ -77,16 +77,34 @@ def combine(terms: Iterable[tuple[Atom, int]], const: int = 0) -> Linear:
         coefs[a] = coefs.get(a, 0) + c
     coefs = {a: c for a, c in coefs.items() if c}
     for a, c in coefs.items():
-        if isinstance(a, Mod):
-            div = floordiv(a.arg, a.by)
-            if div.terms and all(coefs.get(d) == c * a.by * k for d, k in div.terms):
-                gone = {a, *(d for d, _ in div.terms)}
-                rest = [(x, v) for x, v in coefs.items() if x not in gone]
-                return combine((*rest, *a.arg.scaled(c).terms), const + (a.arg.const - div.const * a.by) * c)
+        if isinstance(a, Mod) and (joined := _join(a, c, coefs)) is not None:
+            gone, extra, k = joined
+            return combine((*((x, v) for x, v in coefs.items() if x not in gone), *extra.terms), const + extra.const + k)
     items = list(coefs.items())
     if len(items) > 1:
         items.sort(key=_order)
     return Linear(tuple(items), const)
+
+
+def _join(a: Mod, c: int, coefs: dict[Atom, int]) -> tuple[set[Atom], Linear, int] | None:
+    """(atoms to drop, what replaces them, constant) where c*a and other terms make something simpler."""
+    div = floordiv(a.arg, a.by)
+    if div.terms and all(coefs.get(d) == c * a.by * k for d, k in div.terms):
+        return {a, *(d for d, _ in div.terms)}, a.arg.scaled(c), -div.const * a.by * c
+    base, step = _quotient(a.arg)  # (x // (e*n) % m) * n + x // e % n = x // e % (n*m)
+    for p, v in coefs.items():
+        if isinstance(p, Mod) and p is not a and c == v * p.by:
+            x, e = _quotient(p.arg)
+            if x == base and step == e * p.by:
+                return {a, p}, mod(floordiv(x, e), a.by * p.by).scaled(v), 0
+    return None
+
+
+def _quotient(x: Linear) -> tuple[Linear, int]:
+    """(y, d) where x is y // d, with d = 1 for anything that is no single division."""
+    if len(x.terms) == 1 and x.const == 0 and x.terms[0][1] == 1 and isinstance(d := x.terms[0][0], Div):
+        return d.arg, d.by
+    return x, 1
 
 
 def bounds(x: Linear) -> Range | None:
