@@ -243,7 +243,8 @@ def import_scan(imp: Importer, node: NodeProto, scope: Scope) -> None:
         raise ModelError(f"{describe(node)}: the scan inputs differ in length: {', '.join(map(str, sorted(lengths)))}")
     imp.push(ScanTask(
         node, scope, body, body_scope(imp, body, scope, "Scan"), lengths.pop(), scope.keys(scanned), tuple(axes),
-        flags(attrs, "scan_input_directions", n_scan), _ints(attrs, "scan_output_axes", n_out), flags(attrs, "scan_output_directions", n_out),
+        flags(attrs, "scan_input_directions", n_scan), _ints(attrs, "scan_output_axes", n_out),
+        flags(attrs, "scan_output_directions", n_out),
         tuple(scope.prefix + o if o else "" for o in node.output), scope.keys(state), ((),) * n_out))
 
 
