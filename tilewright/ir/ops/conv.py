@@ -72,16 +72,18 @@ class Conv(Op):
         kernels = w.astype(wide(x.dtype)).reshape(g, o // g, c // g, *w.shape[2:])
         points = int(np.prod(sizes))
         out = np.zeros((n, g, o // g, points), padded.dtype)
+        every = slice(None)
         for t in itertools.product(*map(range, w.shape[2:])):
             cut = tuple(slice(a * d, a * d + (m - 1) * s + 1, s) if m else slice(0, 0)
                         for a, d, s, m in zip(t, attrs.dilations, attrs.strides, sizes, strict=True))
-            out += kernels[(slice(None), slice(None), slice(None), *t)] @ padded[(slice(None), slice(None), *cut)].reshape(n, g, c // g, points)
+            out += kernels[(every, every, every, *t)] @ padded[(every, every, *cut)].reshape(n, g, c // g, points)
         out = out.reshape(n, o, *sizes)
         if bias is not None:
             out += bias.astype(out.dtype).reshape(o, *(1,) * r)
         return (out.astype(x.dtype),)
 
-    def compute(self, attrs: ConvAttrs, outs: tuple[TensorType, ...], x: Buffer, w: Buffer, bias: Buffer | None = None) -> tuple[Compute, ...]:
+    def compute(self, attrs: ConvAttrs, outs: tuple[TensorType, ...], x: Buffer, w: Buffer,
+                bias: Buffer | None = None) -> tuple[Compute, ...]:
         window, acc = conv_window(attrs, x.shape, w.shape), accumulate_dtype(x.dtype)
         per_group, channels = w.shape[0] // attrs.groups, w.shape[1]
 
@@ -100,7 +102,8 @@ class Conv(Op):
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
 
-        def case(x: tuple[int, ...], w: tuple[int, ...], attrs: ConvAttrs, bias: bool = True, dtype: str = "f4", rtol: float = 1e-5) -> Sample:
+        def case(x: tuple[int, ...], w: tuple[int, ...], attrs: ConvAttrs, bias: bool = True, dtype: str = "f4",
+                 rtol: float = 1e-5) -> Sample:
             def draw(shape: tuple[int, ...]) -> np.ndarray:
                 return rng.integers(-9, 9, shape).astype(dtype) if dtype[0] == "i" else rng.standard_normal(shape).astype(dtype)
             return Sample((draw(x), draw(w), draw(w[:1]) if bias else None), attrs, rtol)

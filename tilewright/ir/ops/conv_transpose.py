@@ -93,7 +93,8 @@ class ConvTranspose(Op):
         ws = w.astype(sums).reshape(g, c // g, o // g, *w.shape[2:])
         for t in itertools.product(*map(range, w.shape[2:])) if x.size else ():
             part = ws[(slice(None), slice(None), slice(None), *t)].transpose(0, 2, 1) @ xs
-            where = tuple(slice(a * d, a * d + (m - 1) * s + 1, s) for a, d, s, m in zip(t, attrs.dilations, attrs.strides, spatial, strict=True))
+            where = tuple(slice(a * d, a * d + (m - 1) * s + 1, s)
+                          for a, d, s, m in zip(t, attrs.dilations, attrs.strides, spatial, strict=True))
             out[(slice(None), slice(None), *where)] += part.reshape(n, o, *spatial)
         front = [(max(-b, 0), 0) for b in attrs.begins]
         out = np.pad(out, [(0, 0), (0, 0), *front])
@@ -102,9 +103,11 @@ class ConvTranspose(Op):
             out = out + bias.astype(sums).reshape(o, *(1,) * len(spatial))
         return (out.astype(x.dtype),)
 
-    def decompose(self, attrs: ConvTransposeAttrs, b: GraphBuilder, x: Value, w: Value, bias: Value | None = None) -> tuple[Value, ...]:
+    def decompose(self, attrs: ConvTransposeAttrs, b: GraphBuilder, x: Value, w: Value,
+                  bias: Value | None = None) -> tuple[Value, ...]:
         spatial, r = x.type.shape[2:], x.type.rank - 2
-        per_dim = [phases(*z) for z in zip(spatial, w.type.shape[2:], attrs.strides, attrs.dilations, attrs.begins, attrs.sizes, strict=True)]
+        per_dim = [phases(*z) for z in zip(spatial, w.type.shape[2:], attrs.strides, attrs.dilations, attrs.begins, attrs.sizes,
+                                           strict=True)]
         parts = [self._phase(attrs, b, x, w, bias, ps) for ps in itertools.product(*per_dim)]
         n, o, *counts = parts[0].type.shape
         y = reshape(b, concat(b, parts, 1), (n, *attrs.strides, o, *counts))
@@ -114,7 +117,8 @@ class ConvTranspose(Op):
         y = reshape(b, transpose(b, y, order), (n, o, *(c * s for c, s in zip(counts, attrs.strides, strict=True))))
         return (pad(b, y, (0,) * (r + 2), (0, 0, *(m - c for m, c in zip(attrs.sizes, y.type.shape[2:], strict=True)))),)
 
-    def _phase(self, attrs: ConvTransposeAttrs, b: GraphBuilder, x: Value, w: Value, bias: Value | None, ps: tuple[Phase, ...]) -> Value:
+    def _phase(self, attrs: ConvTransposeAttrs, b: GraphBuilder, x: Value, w: Value, bias: Value | None,
+               ps: tuple[Phase, ...]) -> Value:
         """One phase of the output: x (cropped where a pad is negative) convolved with every step-th tap, reversed."""
         r, g = len(ps), attrs.groups
         o = w.type.shape[1] * g

@@ -114,7 +114,8 @@ class NonMaxSuppression(Op):
         rng = np.random.default_rng(0)
         corner = rng.random((2, 13, 2), "f4")
         boxes = np.concatenate([corner, corner + rng.random((2, 13, 2), "f4")], 2)
-        yield Sample((boxes, rng.random((2, 3, 13), "f4"), np.array([5]), np.array([0.3], "f4"), np.array([0.2], "f4")), NonMaxSuppressionAttrs())
+        scores = rng.random((2, 3, 13), "f4")
+        yield Sample((boxes, scores, np.array([5]), np.array([0.3], "f4"), np.array([0.2], "f4")), NonMaxSuppressionAttrs())
         yield Sample((boxes, rng.random((2, 1, 13), "f4"), np.array([5]), None, None), NonMaxSuppressionAttrs(1))
 
 

@@ -13,6 +13,7 @@ from ..types import DType, TensorType, dtype_of
 from .convert import ONNX_TYPES
 from .shape import full
 
+
 def element_type(code: object, what: str) -> DType:
     """The DType of an ONNX data-type number. Raises UnsupportedError for strings, complex and packed types."""
     dtype = ONNX_TYPES.get(int(code))  # type: ignore[call-overload]

@@ -276,7 +276,8 @@ class CacheUpdate(Op):
     name = "cache_update"
     Attrs = CacheUpdateAttrs
 
-    def infer(self, attrs: CacheUpdateAttrs, cache: TensorType, update: TensorType, start: TensorType | None = None) -> tuple[TensorType, ...]:
+    def infer(self, attrs: CacheUpdateAttrs, cache: TensorType, update: TensorType,
+              start: TensorType | None = None) -> tuple[TensorType, ...]:
         a = attrs.axis
         fits = cache.rank == update.rank and 0 < a < cache.rank and update.shape[a] <= cache.shape[a]
         if not fits or cache.dtype != update.dtype or any(
@@ -286,7 +287,8 @@ class CacheUpdate(Op):
             raise self.fail(f"positions {start} do not fit the batch of {cache}")
         return (cache,)
 
-    def reference(self, attrs: CacheUpdateAttrs, cache: np.ndarray, update: np.ndarray, start: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+    def reference(self, attrs: CacheUpdateAttrs, cache: np.ndarray, update: np.ndarray,
+                  start: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         out, a = cache.copy(), attrs.axis
         for b in range(cache.shape[0]):
             at = (0 if start is None else int(start[b])) + np.arange(update.shape[a])
@@ -295,7 +297,8 @@ class CacheUpdate(Op):
             np.moveaxis(out[b], a - 1, 0)[at[keep]] = np.moveaxis(update[b], a - 1, 0)[keep]
         return (out,)
 
-    def compute(self, attrs: CacheUpdateAttrs, outs: tuple[TensorType, ...], cache: Buffer, update: Buffer, start: Buffer | None = None) -> tuple[Compute, ...]:
+    def compute(self, attrs: CacheUpdateAttrs, outs: tuple[TensorType, ...], cache: Buffer, update: Buffer,
+                start: Buffer | None = None) -> tuple[Compute, ...]:
         a, length = attrs.axis, update.shape[attrs.axis]
 
         def body(*i: Expr) -> Expr:

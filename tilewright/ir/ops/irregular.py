@@ -7,6 +7,7 @@ float16 and bfloat16 arrive as uint16 bit patterns; ops that compare or add elem
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -19,21 +20,23 @@ from ..op import OnnxNode, Op, Sample, from_onnx, register
 from ..types import F32, I64, TensorType, contiguous_strides
 from .index import checked, onnx_axis
 
-REDUCTIONS = {"none": 0, "add": 1, "mul": 2, "max": 3, "min": 4}
+REDUCTIONS = ("none", "add", "mul", "max", "min")
 _UFUNC = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
-def _combine(kind: int) -> Callable[[object, object], object]:
-    """The reduction of two scalars, for numba: NaN wins in max and min."""
-    if kind == 0:
-        return lambda old, new: new
-    if kind == 1:
-        return lambda old, new: old + new
-    if kind == 2:
-        return lambda old, new: old * new
-    if kind == 3:
-        return lambda old, new: new if (new > old or new != new) else old  # noqa: PLR0124
-    return lambda old, new: new if (new < old or new != new) else old  # noqa: PLR0124
+def _larger(old, new):  # noqa: ANN001, ANN202
+    return new if new > old or new != new else old  # noqa: PLR0124  (NaN wins)
+
+
+def _smaller(old, new):  # noqa: ANN001, ANN202
+    return new if new < old or new != new else old  # noqa: PLR0124  (NaN wins)
+
+
+def _replace(old, new):  # noqa: ANN001, ANN202
+    return new
+
+
+_COMBINE: dict[str, Callable[..., object]] = {"none": _replace, "add": operator.add, "mul": operator.mul, "max": _larger, "min": _smaller}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class ScatterElements(Scatter):
 
     def reference(self, attrs: ScatterAttrs, x: np.ndarray, index: np.ndarray, updates: np.ndarray) -> tuple[np.ndarray, ...]:
         out = x.copy()
-        at = list(np.indices(index.shape))
+        at = [np.asarray(i) for i in np.indices(index.shape)]
         at[attrs.axis] = checked(index, x.shape[attrs.axis], self.name)
         return (_scatter(out, tuple(at), updates, attrs.reduction),)
 
@@ -83,7 +86,7 @@ class ScatterElements(Scatter):
     def kernel(self, attrs: ScatterAttrs, x: TensorType, index: TensorType, updates: TensorType) -> Callable[..., int]:
         axis, extent, rank, total = attrs.axis, x.shape[attrs.axis], x.rank, updates.size
         shape, strides = np.array(index.shape, np.int64), np.array(contiguous_strides(x.shape), np.int64)
-        combine, mask = _jit(_combine(REDUCTIONS[attrs.reduction])), x.dtype.name == "bool" and attrs.reduction != "none"
+        combine, mask = _combine(attrs.reduction), x.dtype.name == "bool" and attrs.reduction != "none"
 
         def scatter_elements(data, index, updates, out):  # noqa: ANN001, ANN202
             to, src, at, new = out.reshape(-1), data.reshape(-1), index.reshape(-1), updates.reshape(-1)
@@ -155,7 +158,7 @@ class ScatterND(Scatter):
         depth = index.shape[-1]
         count, inner = math.prod(index.shape[:-1]), math.prod(x.shape[depth:])
         shape = np.array((*x.shape[:depth], 1), np.int64)
-        combine, mask = _jit(_combine(REDUCTIONS[attrs.reduction])), x.dtype.name == "bool" and attrs.reduction != "none"
+        combine, mask = _combine(attrs.reduction), x.dtype.name == "bool" and attrs.reduction != "none"
 
         def scatter_nd(data, index, updates, out):  # noqa: ANN001, ANN202
             to, src, at, new = out.reshape(-1), data.reshape(-1), index.reshape(-1), updates.reshape(-1)
@@ -196,6 +199,12 @@ def _scatter(out: np.ndarray, at: tuple[np.ndarray, ...], updates: np.ndarray, r
         _UFUNC[reduction].at(sums, at, updates.astype(sums.dtype))
         out = sums.astype(out.dtype)
     return out
+
+
+def _combine(reduction: str) -> Callable[..., object]:
+    """The reduction of two scalars, callable from a kernel."""
+    f = _COMBINE[reduction]
+    return f if f.__module__ == "_operator" else _jit(f)
 
 
 def _jit(f: Callable[..., object]) -> Callable[..., object]:

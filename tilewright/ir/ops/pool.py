@@ -14,7 +14,9 @@ from ..expr import Buffer, Expr, accumulate_dtype, call, cast, eq, select, wrap
 from ..graph import Value
 from ..op import OnnxNode, Op, Sample, from_onnx, register
 from ..program import Compute, compute, reduce
-from ..types import I64, DType, TensorType
+from ..types import I64, DType, TensorType, dtype_of
+from .shape import full, reshape
+from .slices import pad
 from .window import WindowAttrs, attr_ints, taps, window_of
 
 NOWHERE = 2**62  # an index larger than any element's
@@ -60,8 +62,10 @@ class Pool(Op):
 
     def windows(self) -> Iterable[tuple[np.ndarray, WindowAttrs]]:
         rng = np.random.default_rng(2)
-        for x, args in (((1, 3, 7, 7), ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), (4, 4))), ((2, 1, 5, 6), ((2, 3), (1, 2), (0, 0, 0, 0), (2, 1), (3, 2))),
-                        ((1, 17, 11), ((2,), (2,), (0, 0), (1,), (6,))), ((1, 2, 3, 4, 5), ((2, 2, 2), (1, 1, 1), (0, 1, 0, 1, 0, 0), (1, 1, 1), (3, 4, 4))),
+        for x, args in (((1, 3, 7, 7), ((3, 3), (2, 2), (1, 1, 1, 1), (1, 1), (4, 4))),
+                        ((2, 1, 5, 6), ((2, 3), (1, 2), (0, 0, 0, 0), (2, 1), (3, 2))),
+                        ((1, 17, 11), ((2,), (2,), (0, 0), (1,), (6,))),
+                        ((1, 2, 3, 4, 5), ((2, 2, 2), (1, 1, 1), (0, 1, 0, 1, 0, 0), (1, 1, 1), (3, 4, 4))),
                         ((0, 1, 4, 4), ((2, 2), (2, 2), (0, 0, 0, 0), (1, 1), (2, 2)))):
             yield rng.standard_normal(x).astype("f4"), self.make(*args)
 
@@ -81,7 +85,6 @@ class MaxPool(Pool):
     name = "max_pool"
 
     def reference(self, attrs: WindowAttrs, x: np.ndarray) -> tuple[np.ndarray, ...]:
-        from ..types import dtype_of
         low = lowest(dtype_of(x.dtype))
         out = np.full((*x.shape[:2], *attrs.sizes), low, x.dtype)
         for v in tap_views(attrs, x, low):
@@ -312,17 +315,16 @@ def _lp_pool(n: OnnxNode, b: GraphBuilder) -> Value:
 
 @from_onnx("MaxUnpool")
 def _max_unpool(n: OnnxNode, b: GraphBuilder) -> Value:
-    from .shape import full, reshape
     x, at = n.need(0), n.need(1)
     r = x.type.rank - 2
     kernel, strides = attr_ints(n, "kernel_shape", (0,) * r), attr_ints(n, "strides", (1,) * r)
     pads, shape = attr_ints(n, "pads", (0,) * (2 * r)), n.ints(2)
-    natural = (*x.type.shape[:2], *((m - 1) * s + k - pads[j] - pads[j + r] for j, (m, s, k) in enumerate(zip(x.type.shape[2:], strides, kernel, strict=True))))
+    natural = (*x.type.shape[:2], *((m - 1) * s + k - pads[j] - pads[j + r]
+                                    for j, (m, s, k) in enumerate(zip(x.type.shape[2:], strides, kernel, strict=True))))
     # indices count inside the natural shape; a larger output_shape only adds room behind it
     size = math.prod(natural)
     flat = b.op("scatter_elements", full(b, (size,), 0, x.type), reshape(b, at, (x.type.size,)), reshape(b, x, (x.type.size,)), axis=0)
     y = reshape(b, flat, natural)
     if shape is None or tuple(shape) == natural:
         return y
-    from .slices import pad
     return pad(b, y, (0,) * len(natural), [m - k for m, k in zip(shape, natural, strict=True)])

@@ -59,7 +59,8 @@ class Quantize(Affine):
             q = np.rint(x.astype(wide) / scale.astype(wide)) + (0 if zero is None else zero.astype(wide))
             return (np.nan_to_num(np.clip(q, *limits(attrs.dtype)), nan=0.0).astype(np.int64).astype(attrs.dtype.numpy),)
 
-    def compute(self, attrs: QuantizeAttrs, outs: tuple[TensorType, ...], x: Buffer, scale: Buffer, zero: Buffer | None = None) -> tuple[Compute, ...]:
+    def compute(self, attrs: QuantizeAttrs, outs: tuple[TensorType, ...], x: Buffer, scale: Buffer,
+                zero: Buffer | None = None) -> tuple[Compute, ...]:
         acc, (low, high) = accumulate_dtype(scale.dtype), limits(attrs.dtype)
 
         def body(*i: Expr) -> Expr:
@@ -71,10 +72,10 @@ class Quantize(Affine):
 
     def samples(self) -> Iterable[Sample]:
         x = np.array([[-300, -1.5, -0.5, 0], [0.5, 1.5, 2.49, np.inf], [1, 254.5, 255.5, -np.inf]], "f4")
-        yield Sample((x, np.float32(1), np.uint8(3)), QuantizeAttrs(U8))
+        yield Sample((x, np.array(1, np.float32), np.array(3, np.uint8)), QuantizeAttrs(U8))
         yield Sample((x, np.array([[0.5], [2], [3]], "f4"), np.array([[-5], [0], [7]], "i1")), QuantizeAttrs(element_type(3, "")))
-        yield Sample((x.astype("f8"), np.float64(0.1), None), QuantizeAttrs(element_type(4, "")))
-        yield Sample((np.array([7, -7], "i4"), np.float32(2), None), QuantizeAttrs(element_type(3, "")))
+        yield Sample((x.astype("f8"), np.array(0.1, np.float64), None), QuantizeAttrs(element_type(4, "")))
+        yield Sample((np.array([7, -7], "i4"), np.array(2, np.float32), None), QuantizeAttrs(element_type(3, "")))
 
 
 @register
@@ -88,7 +89,8 @@ class Dequantize(Affine):
         wide = np.float64 if attrs.dtype is F64 else np.float32
         return ((d.astype(wide) * scale.astype(wide)).astype(attrs.dtype.numpy),)
 
-    def compute(self, attrs: QuantizeAttrs, outs: tuple[TensorType, ...], x: Buffer, scale: Buffer, zero: Buffer | None = None) -> tuple[Compute, ...]:
+    def compute(self, attrs: QuantizeAttrs, outs: tuple[TensorType, ...], x: Buffer, scale: Buffer,
+                zero: Buffer | None = None) -> tuple[Compute, ...]:
         acc, exact = accumulate_dtype(attrs.dtype), I32 if x.dtype.bits < 32 else I64
 
         def body(*i: Expr) -> Expr:
@@ -98,10 +100,10 @@ class Dequantize(Affine):
 
     def samples(self) -> Iterable[Sample]:
         x = np.array([[0, 1, 128], [254, 255, 3]], "u1")
-        yield Sample((x, np.float32(0.1), np.uint8(128)), QuantizeAttrs(F32))
+        yield Sample((x, np.array(0.1, np.float32), np.array(128, np.uint8)), QuantizeAttrs(F32))
         yield Sample((x.astype("i1"), np.array([[0.5], [2]], "f4"), None), QuantizeAttrs(F32))
-        yield Sample((np.array([2**31 - 1, -2**31], "i4"), np.float32(1), np.int32(-1)), QuantizeAttrs(F32))
-        yield Sample((x, np.float16(0.1), None), QuantizeAttrs(element_type(10, "")), 2e-3)
+        yield Sample((np.array([2**31 - 1, -2**31], "i4"), np.array(1, np.float32), np.array(-1, np.int32)), QuantizeAttrs(F32))
+        yield Sample((x, np.array(0.1, np.float16), None), QuantizeAttrs(element_type(10, "")), 2e-3)
 
 
 # -- ONNX -------------------------------------------------------------------------------------------------------------
@@ -170,7 +172,8 @@ def _per_output(b: GraphBuilder, w: Value, p: Value | None) -> Value | None:
 def _conv_integer(n: OnnxNode, b: GraphBuilder) -> Value:
     x, w = n.need(0), n.need(1)
     zero = n.input(2)
-    return conv_node(n, b, centred(b, x, None if zero is None else reshape(b, zero, ())), centred(b, w, _per_output(b, w, n.input(3))), None)
+    image = centred(b, x, None if zero is None else reshape(b, zero, ()))
+    return conv_node(n, b, image, centred(b, w, _per_output(b, w, n.input(3))), None)
 
 
 @from_onnx("QLinearConv")
@@ -178,6 +181,6 @@ def _qlinear_conv(n: OnnxNode, b: GraphBuilder) -> Value:
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = (n.need(i) for i in range(8))
     acc = conv_node(n, b, centred(b, x, reshape(b, x_zero, ())), centred(b, w, _per_output(b, w, w_zero)), n.input(8))
     ws = reshape(b, w_scale, () if w_scale.type.size == 1 else (w_scale.type.size, *(1,) * (x.type.rank - 2)))
-    # y = acc * (x_scale * w_scale / y_scale): the inverse factor is this quantisation's scale
-    scaled = b.op("mul", b.op("cast", acc, dtype=F32), b.op("div", b.op("mul", reshape(b, x_scale, ()), ws), reshape(b, y_scale, ())))
+    factor = b.op("div", b.op("mul", reshape(b, x_scale, ()), ws), reshape(b, y_scale, ()))
+    scaled = b.op("mul", b.op("cast", acc, dtype=F32), factor)
     return b.op("quantize", scaled, b.constant(1.0), reshape(b, y_zero, ()), dtype=y_zero.type.dtype)

@@ -32,7 +32,8 @@ class RoiAlign(Op):
     Attrs = RoiAttrs
 
     def infer(self, attrs: RoiAttrs, x: TensorType, rois: TensorType, batch: TensorType) -> tuple[TensorType, ...]:
-        if x.rank != 4 or rois.rank != 2 or rois.shape[1] != 4 or batch.shape != rois.shape[:1] or rois.dtype != x.dtype or 0 in x.shape[2:]:
+        fits = x.rank == 4 and rois.rank == 2 and rois.shape[1] == 4 and batch.shape == rois.shape[:1]
+        if not fits or rois.dtype != x.dtype or 0 in x.shape[2:]:
             raise self.fail(f"regions {rois} of batches {batch} do not fit {x}")
         return (TensorType(x.dtype, (rois.shape[0], x.shape[1], attrs.height, attrs.width)),)
 

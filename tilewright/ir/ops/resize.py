@@ -127,7 +127,8 @@ def tables(s: Sampling, a: Axis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ratio = x - floor
     if s.mode == "nearest":
         whole = ratio == 1
-        right = {"round_prefer_floor": ratio > 0.5, "round_prefer_ceil": ratio >= 0.5, "floor": whole, "ceil": np.ones(a.m, bool)}[s.nearest]
+        right = {"round_prefer_floor": ratio > 0.5, "round_prefer_ceil": ratio >= 0.5, "floor": whole,
+                 "ceil": np.ones(a.m, bool)}[s.nearest]
         return np.clip(floor + (right | whole), 0, a.n - 1)[:, None], np.ones((a.m, 1)), x
     kernel, radius = _kernel(s)
     shrink = min(a.scale, 1.0) if s.antialias else 1.0
@@ -184,7 +185,8 @@ def resize(b: GraphBuilder, x: Value, s: Sampling, axes: list[Axis], outside: fl
 def _from_scales(n: OnnxNode, x: TensorType, scales: tuple[float, ...], where: list[int], roi: tuple[float, ...]) -> list[Axis]:
     if len(scales) != len(where) or min(scales, default=1) <= 0:
         raise ShapeError(f"{n.op_type} {n.name!r}: scales {list(scales)} do not fit {x}")
-    return [Axis(a, x.shape[a], int(np.float32(x.shape[a]) * np.float32(scales[k])), scales[k], _roi(roi, k, len(where))) for k, a in enumerate(where)]
+    return [Axis(a, x.shape[a], int(np.float32(x.shape[a]) * np.float32(scales[k])), scales[k], _roi(roi, k, len(where)))
+            for k, a in enumerate(where)]
 
 
 def _from_sizes(n: OnnxNode, x: TensorType, sizes: tuple[int, ...], where: list[int], roi: tuple[float, ...]) -> list[Axis]:
@@ -228,8 +230,9 @@ def _resize_10(n: OnnxNode, b: GraphBuilder) -> Value:
 def _resize(n: OnnxNode, b: GraphBuilder) -> Value:
     x, given = n.need(0), n.attrs.get("axes")
     where = list(range(x.type.rank)) if given is None else [normalize_axis(int(a), x.type.rank, "Resize") for a in given]  # type: ignore[union-attr]
-    s = Sampling(_mode(n), str(n.attrs.get("coordinate_transformation_mode", "half_pixel")), str(n.attrs.get("nearest_mode", "round_prefer_floor")),
-                 float(n.attrs.get("cubic_coeff_a", -0.75)), bool(n.attrs.get("exclude_outside", 0)), bool(n.attrs.get("antialias", 0)))  # type: ignore[arg-type]
+    s = Sampling(_mode(n), str(n.attrs.get("coordinate_transformation_mode", "half_pixel")),
+                 str(n.attrs.get("nearest_mode", "round_prefer_floor")), float(n.attrs.get("cubic_coeff_a", -0.75)),  # type: ignore[arg-type]
+                 bool(n.attrs.get("exclude_outside", 0)), bool(n.attrs.get("antialias", 0)))
     cropped = s.coordinates == "tf_crop_and_resize"
     roi = _floats(n, 1) if cropped else ()
     sizes, scales = n.ints(3), _floats(n, 2)

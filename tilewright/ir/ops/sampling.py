@@ -101,7 +101,8 @@ class GridSample(Op):
         acc, coord = accumulate_dtype(x.dtype), accumulate_dtype(grid.dtype)
 
         def body(b: Expr, c: Expr, *o: Expr) -> Expr:
-            points = [self._point(attrs, cast(grid[(b, *o, r - 1 - k if attrs.normalized else k)], coord), n) for k, n in enumerate(x.shape[2:])]
+            points = [self._point(attrs, cast(grid[(b, *o, r - 1 - k if attrs.normalized else k)], coord), n)
+                      for k, n in enumerate(x.shape[2:])]
 
             def term(*t: Expr) -> Expr:
                 index: list[Expr] = []
@@ -167,7 +168,8 @@ class GridSample(Op):
         grid[0, 0, 0, 0] = np.nan
         yield Sample((x, grid), GridSampleAttrs("linear", "zeros", False), 1e-4)
         yield Sample((x[:, :, :1], grid[1:].repeat(2, 0)), GridSampleAttrs("linear", "reflection", True), 1e-4)
-        yield Sample((rng.standard_normal((1, 2, 3, 4, 5)).astype("f4"), (rng.random((1, 2, 1, 3, 3)) * 2 - 1).astype("f4")), GridSampleAttrs(), 1e-4)
+        volume, grid3 = rng.standard_normal((1, 2, 3, 4, 5)).astype("f4"), (rng.random((1, 2, 1, 3, 3)) * 2 - 1).astype("f4")
+        yield Sample((volume, grid3), GridSampleAttrs(), 1e-4)
         yield Sample((x, grid[1:].repeat(2, 0) * 3), GridSampleAttrs("linear", "zeros", True, False), 1e-4)
 
 
@@ -207,7 +209,8 @@ class Col2Im(Op):
         whole = [max(i + attrs.pads[k] + attrs.pads[k + r], 0) for k, i in enumerate(attrs.image)]
         out = np.zeros((n, c, *whole))
         for t in itertools.product(*map(range, attrs.kernel)):
-            where = tuple(slice(a * d, a * d + (m - 1) * s + 1, s) for a, d, m, s in zip(t, attrs.dilations, attrs.blocks, attrs.strides, strict=True))
+            where = tuple(slice(a * d, a * d + (m - 1) * s + 1, s)
+                          for a, d, m, s in zip(t, attrs.dilations, attrs.blocks, attrs.strides, strict=True))
             out[(slice(None), slice(None), *where)] += cols[(slice(None), slice(None), *t)]
         cut = tuple(slice(attrs.pads[k], attrs.pads[k] + i) for k, i in enumerate(attrs.image))
         return (out[(slice(None), slice(None), *cut)].astype(x.dtype),)
@@ -230,7 +233,8 @@ class Col2Im(Op):
         return (compute("out0", x.dtype, outs[0].shape, body),)
 
     def samples(self) -> Iterable[Sample]:
-        for attrs, c in ((Col2ImAttrs((5, 5), (2, 3), (1, 1), (0, 0, 0, 0), (1, 1)), 2), (Col2ImAttrs((7, 6), (3, 2), (2, 3), (1, 0, 1, 2), (2, 1)), 1),
+        for attrs, c in ((Col2ImAttrs((5, 5), (2, 3), (1, 1), (0, 0, 0, 0), (1, 1)), 2),
+                         (Col2ImAttrs((7, 6), (3, 2), (2, 3), (1, 0, 1, 2), (2, 1)), 1),
                          (Col2ImAttrs((4, 3, 5), (1, 2, 2), (1, 1, 2), (0,) * 6, (1, 1, 1)), 1)):
             shape = (2, c * math.prod(attrs.kernel), math.prod(attrs.blocks))
             yield Sample((np.arange(math.prod(shape), dtype="f4").reshape(shape),), attrs)
@@ -251,9 +255,11 @@ def _grid_sample(n: OnnxNode, b: GraphBuilder) -> Value:
 
 @from_onnx("AffineGrid")
 def _affine_grid(n: OnnxNode, b: GraphBuilder) -> Value:
-    theta, size = n.need(0), n.ints(1) or ()
+    theta, size = n.need(0), n.ints(1)
+    if size is None or len(size) not in (4, 5):
+        raise ShapeError(f"AffineGrid {n.name!r}: {size} is no size [N, C, spatial…] of two or three dimensions")
     spatial, r = size[2:], len(size) - 2
-    if r not in (2, 3) or theta.type.shape != (size[0], r, r + 1):
+    if theta.type.shape != (size[0], r, r + 1):
         raise ShapeError(f"AffineGrid {n.name!r}: theta {theta.type} does not fit size {list(size)}")
     corners = bool(n.attrs.get("align_corners", 0))
     lines = [np.linspace(-1, 1, m) if corners else (2 * np.arange(m) + 1) / m - 1 for m in spatial]

@@ -12,7 +12,7 @@ from ..expr import Buffer, Expr, all_of, call, select, wrap
 from ..graph import Attrs, Value
 from ..op import OnnxNode, Op, Sample, from_onnx, register
 from ..program import Compute, compute
-from ..types import I64, TensorType
+from ..types import I64, TensorType, dtype_of
 from .shape import expand, normalize_axis, reshape
 
 
@@ -168,7 +168,6 @@ class Pad(Op):
 
 
 def _type(x: np.ndarray) -> TensorType:
-    from ..types import dtype_of
     return TensorType(dtype_of(x.dtype), x.shape)
 
 
