@@ -46,9 +46,10 @@ def type_suffix(t: ir.Type) -> str:
 
 def intrinsic(b: ir.IRBuilder, name: str, args: Sequence[ir.Value], result: ir.Type | None = None,
               types: Sequence[ir.Type] | None = None) -> ir.Value:
-    """Call of `llvm.<name>`, overloaded on `types` (default: the first argument's)."""
+    """Call of `llvm.<name>`, overloaded on `types` (default: the first argument's; none for target intrinsics)."""
     result = args[0].type if result is None else result
-    full = f"llvm.{name}." + ".".join(type_suffix(t) for t in (types or (args[0].type,)))
+    suffixes = [type_suffix(t) for t in ((args[0].type,) if types is None else types)]
+    full = ".".join(["llvm", name, *suffixes])
     fn = b.module.globals.get(full)
     if fn is None:
         fn = ir.Function(b.module, ir.FunctionType(result, [a.type for a in args]), full)

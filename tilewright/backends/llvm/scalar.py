@@ -42,7 +42,7 @@ _F64: dict[str, Callable[[V], V]] = {
     "acosh": vecmath.acosh64, "atanh": vecmath.atanh64, "asin": trigmath.asin64, "acos": trigmath.acos64,
     "atan": trigmath.atan64, "erf": trigmath.erf64}
 _F32: dict[str, Callable[[V], V]] = {
-    "exp": vecmath.exp32, "log": vecmath.log32, "tanh": vecmath.tanh32, "erf": vecmath.erf32}
+    "log": vecmath.log32, "tanh": vecmath.tanh32, "erf": vecmath.erf32}
 
 
 def emit_call(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType, target: Target) -> ir.Value:
@@ -100,6 +100,8 @@ def _float(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType, target:
             return _to_integral(x, fn, target).v
     if fn in ("pow", "atan2", "fmod", "mod", "floordiv"):
         return _binary(fn, x, V(b, args[1]), dtype, target)
+    if fn == "exp" and dtype is not F64:
+        return vecmath.exp32(x, target.has("avx512f")).v
     return _unary(fn, x, dtype).v
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 
-from .lanes import V, fma, poly
+from llvmlite import ir
+
+from .lanes import V, fma, intrinsic, lanes_of, poly
 
 INF, NAN = math.inf, math.nan
 _LN2_HI, _LN2_LO = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # hi has 33 bits: n * hi is exact
@@ -139,14 +141,33 @@ def atanh64(x: V) -> V:
 # ---- f32 forms for fused kernels ----
 _EXP32 = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)  # Cephes
 
-def exp32(x: V) -> V:
-    """e^x: n = round(x / ln2) by the magic-number trick, degree 7 polynomial, two-step scale."""
-    x = x.atmost(89.0).atleast(-105.0)
+def _exp32_parts(x: V) -> tuple[V, V, V]:
+    """e^x = p * 2^n with p in [0.7, 1.42]: (p, n, bits whose lowest 9 are n). For |x| < 2^20."""
     magic = 1.5 * 2.0**23
     t = fma(x, 1.44269504, magic)
     n = t - magic
     r = fma(n, 2.12194440e-4, fma(n, -0.693359375, x))  # hi has 9 bits: exact without FMA too
-    return pow2_scale(fma(poly(r, _EXP32), r * r, r) + 1.0, t.bits() - 0x4B400000)
+    return fma(poly(r, _EXP32), r * r, r) + 1.0, n, t.bits()
+
+
+def exp32(x: V, scalef: bool = False) -> V:
+    """e^x: n = round(x / ln2) by the magic-number trick, degree 7 polynomial, and 2^n in two steps so that overflow and
+    denormals are right. `scalef`: the target has AVX-512, whose vscalefps does all of that for a full vector."""
+    x = x.atmost(89.0).atleast(-105.0)
+    p, n, bits = _exp32_parts(x)
+    if scalef and lanes_of(x.type) == 16:
+        i16, i32 = ir.IntType(16), ir.IntType(32)
+        args = [p.v, n.v, p.v, ir.Constant(i16, -1), ir.Constant(i32, 4)]
+        return V(x.b, intrinsic(x.b, "x86.avx512.mask.scalef.ps.512", args, types=()))
+    half = bits >> 1
+    first = ((half << 23) + 0x3F800000).as_float()  # what is above the lowest 9 bits is shifted out
+    return p * first * (((bits - half) << 23) + 0x3F800000).as_float()
+
+
+def exp32_normal(x: V) -> V:
+    """e^x for x in [-87, 88], where one step of scaling does."""
+    p, _, bits = _exp32_parts(x)
+    return p * ((bits << 23) + 0x3F800000).as_float()  # a product, not a sum of bits: NaN stays
 
 
 def log32(x: V) -> V:
@@ -187,5 +208,5 @@ def erf32(x: V) -> V:
     t = a.atmost(4.5)
     q = poly(t, (-1.72853470e-5, 3.83197126e-4, -3.88396438e-3, 2.42546219e-2, -1.06777877e-1, -6.34846687e-1, -1.28717512e-1))
     q = fma(q, t, -t)
-    big = (1.0 - exp32(q)).copysign(x)
+    big = (1.0 - exp32_normal(q)).copysign(x)
     return a.lt(0.921875).where(small, big)
