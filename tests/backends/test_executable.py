@@ -1,7 +1,9 @@
 """Calling: every way to pass arguments, and every way to pass them wrong."""
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +15,14 @@ import pytest
 from tests.backends.models import arguments, executable, expected, instance
 from tilewright.backends.arguments import Data, tensor
 from tilewright.backends.executable import Executable, Fixed, Runnable
-from tilewright.backends.instance import Instance, _ctypes_data, _data_pointer
+from tilewright.backends.instance import Instance, Preparation, _ctypes_data, _data_pointer
 from tilewright.backends.target import Target
 from tilewright.errors import InputError, TargetError
+from tilewright.ir.text import parse_graph
 from tilewright.ir.types import TensorSpec
 
 N = 7
+OTHER = Target.parse("aarch64" if Target.host().arch == "x86_64" else "x86-64")
 F32 = np.dtype(np.float32)
 
 
@@ -191,6 +195,27 @@ def test_weights_that_are_refused_change_nothing(exe: Executable, new: dict[str,
     np.testing.assert_array_equal(exe(X, K), expected(X, K))
 
 
+def test_weights_that_need_no_preparation_are_kept_once() -> None:
+    graph = parse_graph("graph @p(%w: f32[3]) -> f32[3] {\n  return %w\n}")
+    w = np.ones(3, np.float32)
+    p, (a,) = Preparation(graph, {"w": w}).evaluate()
+    assert p.arrays["w"] is a is not w and a.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("make", [lambda: executable(N), lambda: symbolic(Symbolic()), lambda: executable(N, OTHER)])
+def test_dropped_executables_are_freed_at_once(make: Callable[[], Executable]) -> None:
+    gc.disable()
+    try:
+        exe = make()
+        if exe.target is not OTHER:
+            exe(X, K)
+        refs = [weakref.ref(x) for x in (exe, *exe.instances())]
+        del exe
+        assert [r() for r in refs] == [None, None]
+    finally:
+        gc.enable()
+
+
 # -- symbolic shapes, static values ------------------------------------------------------------------------------------
 class Symbolic:
     """Compiles for each length. With `static`, by the values of k too."""
@@ -268,9 +293,8 @@ def test_explain(exe: Executable, tmp_path: Path) -> None:
 
 
 def test_other_target_does_not_run() -> None:
-    other = Target.parse("aarch64" if Target.host().arch == "x86_64" else "x86-64")
     with pytest.raises(TargetError, match=r"does not run on this machine"):
-        executable(N, other)(X, K)
+        executable(N, OTHER)(X, K)
 
 
 def test_data_pointer() -> None:

@@ -190,7 +190,7 @@ GOT = """
 @counter = global i64 5
 @where = global ptr @counter
 @far = external global i64
-define i64 @read() {
+define i64 @tw_read() {
   %a = load i64, ptr @counter
   %p = load ptr, ptr @where
   %b = load i64, ptr %p
@@ -207,9 +207,20 @@ define i64 @read() {
 def test_data_bss_and_got(tmp_path: Path) -> None:
     """Data that objects refer to through the GOT, a pointer in data, zeroed memory: not what kernels use, but what LLVM may emit."""
     path = tmp_path / "data.so"
-    path.write_bytes(b"".join(shared_library(combine([compile_ir(GOT, HOST)]), ["read", "counter"], "data.so")))
+    path.write_bytes(b"".join(shared_library(combine([compile_ir(GOT, HOST)]), ["tw_read", "counter"], "data.so")))
     library = ctypes.CDLL(str(path))
-    library.read.restype = ctypes.c_int64
-    assert [library.read() for _ in range(3)] == [10, 20, 30]
+    library.tw_read.restype = ctypes.c_int64
+    assert [library.tw_read() for _ in range(3)] == [10, 20, 30]
     ctypes.c_int64.in_dll(library, "counter").value = 1
-    assert library.read() == 32
+    assert library.tw_read() == 32
+
+
+@pytest.mark.parametrize("suffix", ["so", "o"])
+def test_data_bss_and_got_on_aarch64(tmp_path: Path, suffix: str) -> None:
+    image = combine([compile_ir(GOT, Target.parse("aarch64"))])
+    chunks = shared_library(image, ["tw_read"], "data.so") if suffix == "so" else relocatable(image, ["tw_read"])
+    (tmp_path / f"data.{suffix}").write_bytes(b"".join(chunks))
+    (tmp_path / "main.c").write_text("long tw_read(void);\nint main(void) { tw_read(); tw_read(); return tw_read() != 30; }\n")
+    subprocess.run([need(GCC["aarch64"]), "main.c", f"data.{suffix}", "-o", "main"], cwd=tmp_path, check=True)
+    command = [need("qemu-aarch64"), "-L", "/usr/aarch64-linux-gnu", "-E", f"LD_LIBRARY_PATH={tmp_path}", "./main"]
+    subprocess.run(command, cwd=tmp_path, check=True)

@@ -95,7 +95,12 @@ class Executable:
         self._lock = threading.RLock()
         self._instances: list[weakref.ref[Instance]] = []
         self._latest: Instance | None = None
-        self._model.adopt = self._adopt
+        this = weakref.ref(self)  # no cycle: a dropped executable frees its memory at once
+
+        def adopt(instance: Instance) -> None:
+            if exe := this():
+                exe._adopt(instance)
+        self._model.adopt = adopt
         if isinstance(self._model, Fixed):
             self._made[self._key(())] = self._model
             self._latest = self._model.direct
@@ -188,8 +193,7 @@ class Executable:
         """From now on the instance has this executable's weights, and follows their updates."""
         with self._lock:
             if self._updated:
-                p = instance.preparation.updated(self._updated)
-                instance.exchange(p, p.evaluate())
+                instance.exchange(*instance.preparation.updated(self._updated).evaluate())
             self._instances = [r for r in self._instances if r() is not None] + [weakref.ref(instance)]
 
     # -- weights -----------------------------------------------------------------------------------------------------
@@ -205,9 +209,9 @@ class Executable:
                 known |= _weight_types(i.preparation)
                 literals |= i.preparation.literals
             new = {k: _checked_weight(k, v, known, literals) for k, v in weights.items()}
-            prepared = [(i, p, p.evaluate()) for i in instances for p in [i.preparation.updated(new)]]
-            for i, p, arrays in prepared:
-                i.exchange(p, arrays)
+            prepared = [(i, i.preparation.updated(new).evaluate()) for i in instances]
+            for i, found in prepared:
+                i.exchange(*found)
             self._updated |= new
 
     def instances(self) -> tuple[Instance, ...]:

@@ -53,11 +53,14 @@ class Preparation:
         own = {self.names.get(k, k): v for k, v in new.items() if self.spec(k) is not None}
         return Preparation(self.graph, {**self.arrays, **own}, self.names, self.literals)
 
-    def evaluate(self) -> list[np.ndarray]:
-        """The plan's weights, in order, each 64-byte aligned."""
+    def evaluate(self) -> tuple[Preparation, list[np.ndarray]]:
+        """The plan's weights, in order, each 64-byte aligned, and this preparation with those of the model's weights that
+        are the plan's as well replaced by them: they are kept once."""
         inputs = {v.name: self.arrays[v.name] for v in self.graph.inputs}
         out = run_graph(self.graph, inputs, {k: a for k, a in self.arrays.items() if k in self.graph.constants})
-        return [aligned_copy(out[v.name]) for v in self.graph.outputs]
+        arrays = {v.name: aligned_copy(out[v.name]) for v in self.graph.outputs}
+        kept = {k: arrays.get(k, a) for k, a in self.arrays.items()}
+        return Preparation(self.graph, kept, self.names, self.literals), [arrays[v.name] for v in self.graph.outputs]
 
 
 def host_functions(plan: Plan) -> list[HostFunction]:
@@ -136,6 +139,14 @@ class _Frame:
         self.inputs_at, self.outputs_at, self.ctx_at = map(ctypes.addressof, (self.inputs, self.outputs, self.ctx))
 
 
+def _refusal(target: Target) -> Callable[..., int]:
+    """What stands for code that this machine cannot run."""
+    def refuse(*_: int) -> int:
+        require_host(target)
+        raise AssertionError("code for this machine was not loaded")
+    return refuse
+
+
 class Instance:
     """Runs one plan. Any number of threads may run it at once: each call takes a frame of its own, frames are reused."""
 
@@ -145,9 +156,9 @@ class Instance:
         """`code`: relocatable objects of the kernels and the entry point, or an Image of them. `notes`: lines for
         `explain`. `ir`: the kernels' IR texts, for export. `host`: one function for each HostCall of the plan (default:
         those of `host_kernels`). Code for another kind of machine can be exported and saved; `run` raises TargetError."""
-        self.plan, self.target, self.preparation, self.notes, self.ir = plan, target, preparation, tuple(notes), ir
+        self.plan, self.target, self.notes, self.ir = plan, target, tuple(notes), ir
         self.image = code if isinstance(code, Image) else combine(code)
-        self._run: Callable[[int, int, int, int, int], int] = self._refuse
+        self._run: Callable[[int, int, int, int, int], int] = _refusal(target)
         self._host: tuple[HostFunction, ...] = ()
         if runs_here(target):
             self._host = tuple(host_functions(plan) if host is None else host)
@@ -155,15 +166,12 @@ class Instance:
             self._library: Library = load_image(self.image, [ENTRY])
             self._run = _RUN(self._library.address(ENTRY))
         self._table = (ctypes.c_void_p * max(1, len(self._host)))(*(h.address for h in self._host))
-        self._weights = _Weights(preparation.evaluate())
+        self.preparation, prepared = preparation.evaluate()
+        self._weights = _Weights(prepared)
         assert [(a.shape, a.dtype) for a in self._weights.arrays] == [(t.shape, t.dtype.numpy) for _, t in plan.weights], "prepared weights"
         self._in_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.inputs)
         self._out_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.outputs)
         self._frames: list[_Frame] = []  # list.append and list.pop are atomic
-
-    def _refuse(self, *_: int) -> int:
-        require_host(self.target)
-        raise AssertionError("code for this machine was not loaded")
 
     @property
     def weight_arrays(self) -> list[np.ndarray]:
