@@ -75,7 +75,6 @@ class LeakyRelu(FloatMap):
     """alpha * x where x < 0, else x"""
 
     name, onnx = "leaky_relu", "LeakyRelu"
-
     Attrs = LeakyReluAttrs
 
     def wide(self, attrs: AlphaAttrs, *xs: Expr) -> Expr:
@@ -142,7 +141,6 @@ class Selu(FloatMap):
     """gamma * elu(x; alpha)"""
 
     name, onnx = "selu", "Selu"
-
     Attrs = SeluAttrs
 
     def wide(self, attrs: SeluAttrs, *xs: Expr) -> Expr:
@@ -180,7 +178,6 @@ class HardSigmoid(FloatMap):
     """max(0, min(1, alpha * x + beta))"""
 
     name, onnx = "hard_sigmoid", "HardSigmoid"
-
     Attrs = HardSigmoidAttrs
 
     def wide(self, attrs: HardSigmoidAttrs, *xs: Expr) -> Expr:
@@ -240,7 +237,6 @@ class Gelu(FloatMap):
     """x * Phi(x), exact (`approximate` "none") or with tanh: x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))"""
 
     name, onnx = "gelu", "Gelu"
-
     Attrs = GeluAttrs
 
     def wide(self, attrs: GeluAttrs, *xs: Expr) -> Expr:

@@ -1,6 +1,5 @@
-"""Normalisations over rows: softmax and its kin, layer normalisation (also as instance, group and RMS normalisation),
-local response normalisation. Each computes the numbers of a row first (maximum, sum, mean …), then maps the row with
-them, so that a fused kernel shares one pass over the row. Half floats are computed in f32 and rounded once."""
+"""Normalisation by the statistics of a row (layer, instance, group, RMS), of neighbouring channels (LRN) and by a norm. The
+numbers of a row come first, so that a fused kernel shares one pass over it. Half floats are computed in f32 and rounded once."""
 from __future__ import annotations
 
 import math
@@ -9,136 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..expr import Buffer, Expr, accumulate_dtype, call, cast, eq, select, wrap
-from ..graph import Attrs
-from ..op import Op, Sample, register
+from ...errors import ShapeError
+from ..builder import GraphBuilder
+from ..expr import Buffer, Expr, accumulate_dtype, call, cast, wrap
+from ..graph import Attrs, Value
+from ..op import OnnxNode, Op, Sample, from_onnx, register
 from ..program import Compute, compute, reduce
 from ..samples import tolerance, values
-from ..types import BF16, F16, F32, F64, I64, DType, TensorType, broadcast_shapes
-from .elementwise import broadcast_load
-from .reduce import kept, reduced_shape, row_reduce
+from ..types import BF16, F16, F32, F64, DType, TensorType, broadcast_shapes
+from .batch_norm import channel_shape
+from .convert import convert, onnx_dtype
+from .elementwise import broadcast_load, scalar_like
+from .reduce import kept, lp_norm, node_axis, reduced_shape, row_reduce
+from .shape import normalize_axis
 
 
-@dataclass(frozen=True, slots=True)
-class SoftmaxAttrs(Attrs):
-    """axis: from the front. masked: a row of nothing but -inf gives zeros instead of NaN (attention, all keys masked)."""
-
-    axis: int = 0
-    masked: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class AxisAttrs(Attrs):
-    axis: int = 0
-
-
-class RowOp(Op):
-    """Base: one float tensor in, one of the same type out, rows along `attrs.axis`."""
-
-    def infer(self, attrs: AxisAttrs, x: TensorType) -> tuple[TensorType, ...]:
-        if not 0 <= attrs.axis < x.rank or not x.dtype.is_float:
-            raise self.fail(f"axis {attrs.axis} does not fit {x}, or it does not hold floats")
-        return (x,)
-
-    def samples(self) -> Iterable[Sample]:
-        for d in (F32, F64, F16, BF16):
-            yield Sample((values((3, 17), d),), self.Attrs(1), rtol=tolerance(d))  # type: ignore[call-arg]
-        odd = np.array([[np.nan, 1, 2], [np.inf, 1, 2], [-np.inf, 1, 2], [1000, 1000, -1000]], "f4")
-        yield Sample((odd,), self.Attrs(1))  # type: ignore[call-arg]
-        for shape, axis in (((2, 197, 3), 1), ((5, 3), 0), ((7, 1), 1), ((0, 3), 1), ((3, 0), 1), ((1, 1, 1), 2), ((2, 2, 3, 65), 3)):
-            yield Sample((values(shape, F32),), self.Attrs(axis))  # type: ignore[call-arg]
-
-
-def _row_max(x: Buffer, axis: int) -> Compute:
-    wide = accumulate_dtype(x.dtype)
-    return row_reduce("top", "max", wide, x.shape, (axis,), lambda *f: cast(x[f], wide))
-
-
-@register
-class Softmax(RowOp):
-    """exp(x - max) / sum exp(x - max) along the axis."""
-
-    name = "softmax"
-    Attrs = SoftmaxAttrs
-
-    def reference(self, attrs: SoftmaxAttrs, x: np.ndarray) -> tuple[np.ndarray, ...]:
-        w = x.astype(np.float64)
-        top = np.max(w, axis=attrs.axis, keepdims=True, initial=-np.inf)
-        e = np.exp(w - (np.where(top == -np.inf, 0, top) if attrs.masked else top))
-        total = np.sum(e, axis=attrs.axis, keepdims=True)
-        return ((e / (np.where(total == 0, 1, total) if attrs.masked else total)).astype(x.dtype),)
-
-    def compute(self, attrs: SoftmaxAttrs, outs: tuple[TensorType, ...], x: Buffer) -> tuple[Compute, ...]:
-        wide, axes = accumulate_dtype(x.dtype), (attrs.axis,)
-        top = _row_max(x, attrs.axis)
-
-        def shifted(f: tuple[Expr, ...]) -> Expr:
-            t = top.buffer[kept(axes, f)]
-            return cast(x[f], wide) - (select(eq(t, -math.inf), 0, t) if attrs.masked else t)
-
-        def inverse(total: Expr) -> Expr:
-            r = call("div", wrap(1, wide), total)
-            return select(eq(total, 0), 0, r) if attrs.masked else r
-        e = compute("powers", wide, x.shape, lambda *f: call("exp", shifted(f)))
-        scale = row_reduce("scale", "sum", wide, x.shape, axes, lambda *f: e.buffer[f], inverse)
-        out = compute("out0", x.dtype, x.shape, lambda *f: cast(e.buffer[f] * scale.buffer[kept(axes, f)], x.dtype))
-        return (top, e, scale, out)
-
-    def samples(self) -> Iterable[Sample]:
-        yield from super().samples()
-        rows = np.array([[-np.inf, -np.inf, -np.inf], [-np.inf, 0, 1], [1, 2, 3]], "f4")
-        yield Sample((rows,), SoftmaxAttrs(1, masked=1))
-        yield Sample((rows,), SoftmaxAttrs(1, masked=0))
-
-
-@register
-class LogSoftmax(RowOp):
-    """x - max - log(sum exp(x - max)) along the axis."""
-
-    name = "log_softmax"
-    Attrs = AxisAttrs
-
-    def reference(self, attrs: AxisAttrs, x: np.ndarray) -> tuple[np.ndarray, ...]:
-        w = x.astype(np.float64)
-        w = w - np.max(w, axis=attrs.axis, keepdims=True, initial=-np.inf)
-        return ((w - np.log(np.sum(np.exp(w), axis=attrs.axis, keepdims=True))).astype(x.dtype),)
-
-    def compute(self, attrs: AxisAttrs, outs: tuple[TensorType, ...], x: Buffer) -> tuple[Compute, ...]:
-        wide, axes = accumulate_dtype(x.dtype), (attrs.axis,)
-        top = _row_max(x, attrs.axis)
-
-        def shifted(f: tuple[Expr, ...]) -> Expr:
-            return cast(x[f], wide) - top.buffer[kept(axes, f)]
-        log = row_reduce("log_sum", "sum", wide, x.shape, axes, lambda *f: call("exp", shifted(f)), lambda s: call("log", s))
-        return (top, log, compute("out0", x.dtype, x.shape, lambda *f: cast(shifted(f) - log.buffer[kept(axes, f)], x.dtype)))
-
-
-@register
-class Hardmax(RowOp):
-    """1 at the first maximum along the axis, 0 elsewhere; NaN counts as the maximum."""
-
-    name = "hardmax"
-    Attrs = AxisAttrs
-
-    def reference(self, attrs: AxisAttrs, x: np.ndarray) -> tuple[np.ndarray, ...]:
-        out = np.zeros(x.shape, x.dtype)
-        if x.size:
-            first = np.expand_dims(np.argmax(x.astype(np.float64), axis=attrs.axis), attrs.axis)
-            np.put_along_axis(out, first, np.ones((), x.dtype), attrs.axis)
-        return (out,)
-
-    def compute(self, attrs: AxisAttrs, outs: tuple[TensorType, ...], x: Buffer) -> tuple[Compute, ...]:
-        axes, n = (attrs.axis,), x.shape[attrs.axis]
-        top = row_reduce("top", "max", x.dtype, x.shape, axes, lambda *f: x[f])
-
-        def position(*f: Expr) -> Expr:
-            return select(eq(x[f], top.buffer[kept(axes, f)]) | call("isnan", x[f]), f[attrs.axis], wrap(n, I64))
-        first = row_reduce("first", "min", I64, x.shape, axes, position)
-        one, zero = wrap(1, x.dtype), wrap(0, x.dtype)
-        return (top, first, compute("out0", x.dtype, x.shape, lambda *f: select(eq(f[attrs.axis], first.buffer[kept(axes, f)]), one, zero)))
-
-
-# -- layer normalisation -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class LayerNormAttrs(Attrs):
     """axes: ascending, from the front; each set of their points is one row. center: 0 leaves the mean in (RMS
@@ -228,7 +112,6 @@ class LayerNorm(Op):
         yield Sample((values((0, 5), F32), None, None), LayerNormAttrs((1,)))
 
 
-# -- local response normalisation ----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class LrnAttrs(Attrs):
     size: int = 1
@@ -281,3 +164,72 @@ class Lrn(Op):
         yield Sample((values((1, 5, 4), F32),), LrnAttrs(4, 0.2, 0.6, 2.0))
         yield Sample((values((2, 3), F32),), LrnAttrs(9, 0.2, 1.0, 2.0))
         yield Sample((values((2, 0, 3), F32),), LrnAttrs(3))
+
+
+# -- ONNX ------------------------------------------------------------------------------------------------------------
+def _stash_type(n: OnnxNode) -> DType:
+    return onnx_dtype(n, "stash_type", 1)
+
+
+@from_onnx("LayerNormalization")
+def _layer_normalization(n: OnnxNode, b: GraphBuilder) -> list[Value]:
+    """Statistics are taken in f32, of f64 in f64, whatever stash_type says: that only rounds the extra outputs."""
+    x = n.need(0)
+    axis = node_axis(n, x.type.rank, -1)
+    outs = b.emit("layer_norm", (x, n.need(1), n.input(2)), axes=tuple(range(axis, x.type.rank)),
+                  epsilon=n.attrs.get("epsilon", 1e-5), statistics=int(n.n_outputs > 1))
+    return [outs[0], *(convert(b, v, _stash_type(n)) for v in outs[1:n.n_outputs])]
+
+
+@from_onnx("RMSNormalization")
+def _rms_normalization(n: OnnxNode, b: GraphBuilder) -> Value:
+    x, scale = n.need(0), n.need(1)
+    axis = node_axis(n, x.type.rank, -1)
+    y = b.op("layer_norm", x, scale, None, axes=tuple(range(axis, x.type.rank)), epsilon=n.attrs.get("epsilon", 1e-5), center=0)
+    return convert(b, y, scale.type.dtype)
+
+
+@from_onnx("InstanceNormalization")
+def _instance_normalization(n: OnnxNode, b: GraphBuilder) -> Value:
+    x = n.need(0)
+    scale, bias = (b.op("reshape", n.need(k), shape=channel_shape(x.type.rank, n.need(k).type.size)) for k in (1, 2))
+    return b.op("layer_norm", x, scale, bias, axes=tuple(range(2, x.type.rank)), epsilon=n.attrs.get("epsilon", 1e-5))
+
+
+@from_onnx("GroupNormalization")
+def _group_normalization(n: OnnxNode, b: GraphBuilder) -> Value:
+    """Scale and bias have an element a group before opset 21, a channel since."""
+    x, groups = n.need(0), int(n.attrs.get("num_groups", 0))  # type: ignore[call-overload]
+    if x.type.rank < 2 or groups < 1 or x.type.shape[1] % groups:
+        raise ShapeError(f"GroupNormalization {n.name!r}: the channels of {x.type} do not form {groups} groups")
+    inner = (x.type.shape[1] // groups, *x.type.shape[2:])
+    split = b.op("reshape", x, shape=(x.type.shape[0], groups, *inner))
+    ones = (1,) * (x.type.rank - 2)
+    per_group = 1 if n.opset < 21 and n.need(1).type.size == groups else inner[0]
+    affine = [b.op("reshape", n.need(k), shape=(groups, per_group, *ones)) for k in (1, 2)]
+    y = b.op("layer_norm", split, *affine, axes=tuple(range(2, x.type.rank + 1)), epsilon=n.attrs.get("epsilon", 1e-5))
+    return b.op("reshape", y, shape=x.type.shape)
+
+
+@from_onnx("MeanVarianceNormalization")
+def _mean_variance_normalization(n: OnnxNode, b: GraphBuilder) -> Value:
+    """(x - mean) / (deviation + 1e-9), over axes 0, 2 and 3 by default."""
+    x = n.need(0)
+    given = n.attrs.get("axes", (0, 2, 3))
+    axes = tuple(sorted(normalize_axis(int(a), x.type.rank, f"{n.op_type} {n.name!r}") for a in given))  # type: ignore[union-attr]
+    w = convert(b, x, F64 if x.type.dtype is F64 else F32)
+    centred = b.op("sub", w, b.op("reduce", w, kind="mean", axes=axes, keepdims=1))
+    variance = b.op("reduce", b.op("mul", centred, centred), kind="mean", axes=axes, keepdims=1)
+    deviation = b.op("sqrt", variance)
+    y = b.op("div", centred, b.op("add", deviation, scalar_like(b, deviation, 1e-9)))
+    return convert(b, y, x.type.dtype)
+
+
+@from_onnx("LpNormalization")
+def _lp_normalization(n: OnnxNode, b: GraphBuilder) -> Value:
+    """x / norm; 0 where the norm is 0."""
+    x = n.need(0)
+    axis = node_axis(n, x.type.rank, -1)
+    norm = lp_norm(b, x, float(n.attrs.get("p", 2)), (axis,))  # type: ignore[arg-type]
+    zero = scalar_like(b, x, 0)
+    return b.op("where", b.op("eq", norm, zero), zero, b.op("div", x, norm))
