@@ -19,6 +19,7 @@ from pathlib import Path
 
 
 from .. import config
+from ..backends.arguments import tensor
 from ..backends.executable import Executable
 from ..backends.instance import Instance
 from ..backends.target import Target
@@ -138,8 +139,8 @@ def _types(source: Source, inputs: Inputs | None) -> dict[str, ValueType | tuple
         if isinstance(x, tuple) and all(isinstance(n, int) for n in x):
             out[name] = x
         else:
-            from ..backends.arguments import to_numpy
-            out[name] = type_of(to_numpy(x))
+            spec = next((s for s in source.inputs if s.name == name), None)
+            out[name] = type_of(tensor(spec, x) if isinstance(spec, TensorSpec) else x)  # type: ignore[arg-type]
     return out
 
 

@@ -168,10 +168,13 @@ class ExprEmitter:
             assert a.expr is not None
             return self.generic(a.expr)
         assert a.of is not None
-        if (v := self.frame.seen(("opaque", a, self.lanes))) is None:
-            of = self.lin_value(a.of)
-            args = self.same_shape([of, ir.Constant(I64T, a.by)])
-            v = self.frame.remember(("opaque", a, self.lanes), emit_call(self.b, a.kind, args, I64, self.target))
+        key = ("opaque", a, self.lanes)
+        v = self.frame.seen(key) if a.of.repeats else None
+        if v is None:
+            args = self.same_shape([self.lin_value(a.of), ir.Constant(I64T, a.by)])
+            v = emit_call(self.b, a.kind, args, I64, self.target)
+            if a.of.repeats:
+                self.frame.remember(key, v)
         return v
 
     def _scaled(self, v: ir.Value, c: int) -> ir.Value:
@@ -237,8 +240,12 @@ class ExprEmitter:
         for a, c in scalar:
             done = (*done, (a, c))
             key = ("ptr", id(root), done)
-            if (p := self.frame.seen(key)) is None:
-                p = self.frame.remember(key, self._gep(base, self._scaled(self._atom(a), c * size)))
+            same = Lin(0, done).repeats
+            p = self.frame.seen(key) if same else None
+            if p is None:
+                p = self._gep(base, self._scaled(self._atom(a), c * size))
+                if same:
+                    self.frame.remember(key, p)
             base = p
         if offset.const:
             base = self._gep(base, ir.Constant(I64T, offset.const * size))
@@ -262,6 +269,8 @@ class ExprEmitter:
         offset = self.offset(e.buffer, e.index)
         if guard is None:
             key = ("load", id(self.frame.sites[id(e)]) if self.frame.sites else e.buffer.name, offset, self.lanes, self.valid)
+            if not offset.repeats:
+                return self._load(e, offset, None, None)
             if (v := self.frame.seen(key)) is None:
                 v = self.frame.remember(key, self._load(e, offset, None, None))
             return v

@@ -58,6 +58,12 @@ class Lin:
     def is_const(self) -> bool:
         return not self.terms
 
+    @property
+    def repeats(self) -> bool:
+        """Whether equal forms mean equal values throughout a scope: no part is read from memory, which an equal form
+        at another point of the loops would read elsewhere."""
+        return all(not isinstance(a, Opaque) or (a.of is not None and a.of.repeats) for a, _ in self.terms)
+
 
 class Ranges:
     """Current extents of loop axes, to bound linear forms. `bounds`: narrower (first, last) of a loop's present run."""
