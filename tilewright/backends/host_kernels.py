@@ -52,6 +52,7 @@ def _compile(op: str, attrs: Attrs, in_types: tuple[TensorType | None, ...], out
     jitted.compile(arrays)
     returns_code = jitted.overloads[arrays].signature.return_type != types.none
     entry = numba.cfunc(types.int32(*[types.voidptr] * len(buffers)), error_model="numpy")(_entry(jitted, buffers, returns_code))
+    assert entry.address is not None
     return HostKernel(entry.address, entry)
 
 
@@ -66,7 +67,7 @@ def _entry(jitted: Callable[..., object], buffers: Sequence[TensorType], returns
         def entry(p0, p1):
             return kernel(carray(p0, (3, 4), t0), carray(p1, (3, 4), t1))
     """
-    from numba import carray
+    from numba import carray  # pyright: ignore[reportPrivateImportUsage]
     scope: dict[str, object] = {"kernel": jitted, "carray": carray, **{f"t{k}": _memory(t.dtype) for k, t in enumerate(buffers)}}
     arrays = ", ".join(f"carray(p{k}, {t.shape or (1,)!r}, t{k})" for k, t in enumerate(buffers))
     body = f"    return kernel({arrays})" if returns_code else f"    kernel({arrays})\n    return 0"

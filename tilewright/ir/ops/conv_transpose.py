@@ -167,7 +167,8 @@ def _conv_transpose(n: OnnxNode, b: GraphBuilder) -> Value:
             begins.append(pads[k] if auto == "NOTSET" else 0)
             sizes.append(natural - pads[k] - pads[k + r] if auto == "NOTSET" else natural)
             continue
-        size = x.type.shape[2 + k] * strides[k] if wanted is None else int(tuple(wanted)[len(tuple(wanted)) - r + k])  # type: ignore[arg-type]
+        # SAME never makes an output larger than it is without pads, as ONNX's own shape inference has it
+        size = min(x.type.shape[2 + k] * strides[k], natural) if wanted is None else int(tuple(wanted)[len(tuple(wanted)) - r + k])  # type: ignore[arg-type]
         total = max(natural - size, 0)
         begins.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
         sizes.append(size)
