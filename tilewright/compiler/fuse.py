@@ -278,18 +278,10 @@ class _Fuser:
         cheap = sum(self.info[k].cost for k in p.nodes) <= CHEAP and sum(self.info[k].reads for k in p.nodes) <= 2
         if maps_only and (all(a.pointwise for _, a in accesses) and (cheap or c.shape == p.shape)):
             return "cheap enough to repeat for each use"
-        once = sum(self._points(k) * a.loads for k, a in accesses) <= max(self.nodes[p.anchor].outputs[0].type.size, 1)
+        once = sum(a.evaluations for _, a in accesses) <= max(self.nodes[p.anchor].outputs[0].type.size, 1)
         if c.kind in ("map", "reduce") and once and len(accesses) == 1 and self.info[accesses[0][0]].kind in ("map", "reduce", "layout"):
             return "each element is read once"
         return ""
-
-    def _points(self, k: int) -> int:
-        """How often node k evaluates one load: its elements, times the points of its reduction (at least)."""
-        n = self.nodes[k]
-        if self.info[k].kind != "reduce":
-            return n.outputs[0].type.size
-        row = self.info[k].row_shape
-        return max((v.type.size for v in n.operands), default=1) if row is not None else 1 << 62
 
     def _keeps_rows(self, p: _Cluster) -> bool:
         """Movements whose innermost elements stay neighbours (or are one repeated element): free to read through."""

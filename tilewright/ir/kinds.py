@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from .affine import linear
 from .expr import Axis, Buffer, Call, Cast, Expr, Load, Reduce, axes_of, loads, reduces, walk
@@ -86,12 +87,13 @@ class Access:
     same:      every load is at the result's own index, outside any reduction, in a result of the input's shape.
     pointwise: each dimension is indexed by the result's axis of that place (counted from the right) or is broadcast; no reduction.
     rows:      in every compute, dimension k is indexed by that compute's axis k or by one of its reduce axes.
+    evaluations: how many times loads of it are evaluated, all loads and iterations counted.
     """
 
     same: bool
     pointwise: bool
     rows: bool
-    loads: int
+    evaluations: int
 
 
 def accesses(computes: Sequence[Compute], buffers: Sequence[Buffer | None]) -> tuple[Access | None, ...]:
@@ -108,7 +110,9 @@ def accesses(computes: Sequence[Compute], buffers: Sequence[Buffer | None]) -> t
 
 def _access(buffer: Buffer, found: list[tuple[Compute, Load, bool]]) -> Access:
     same = pointwise = rows = True
+    evaluations = 0
     for c, x, outside in found:
+        evaluations += prod(a.extent for a in (c.axes if outside else (*c.axes, *c.reduce_axes)))
         own = c.axes[len(c.axes) - len(x.index):]
         plain = x.where is None and outside and len(own) == len(x.index)
         hits = [_axis(i) for i in x.index]
@@ -117,7 +121,7 @@ def _access(buffer: Buffer, found: list[tuple[Compute, Load, bool]]) -> Access:
         pointwise &= plain and all(h == a or n == 1 for h, a, n in zip(hits, own, buffer.shape, strict=True))
         rows &= x.where is None and all(n == 1 or h is not None and (h in c.reduce_axes or k < len(c.axes) and h == c.axes[k])
                                         for k, (h, n) in enumerate(zip(hits, buffer.shape, strict=True)))
-    return Access(same, pointwise, rows, len(found))
+    return Access(same, pointwise, rows, evaluations)
 
 
 def _axis(e: Expr) -> Axis | None:

@@ -1,0 +1,69 @@
+"""The arena: nothing that lives at the same time overlaps, and what dies is written over where that is safe."""
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tilewright.ir.ops  # noqa: F401
+from tests.compiler.plan_interpreter import compile_plan
+from tilewright.compiler.lower import Kernel, Ref
+from tilewright.compiler.memory import ALIGN, PAGE, overwrites_safely, plan_arena
+from tilewright.compiler.views import Storage
+from tilewright.ir.builder import GraphBuilder
+from tilewright.ir.program import Compute, Program, compute, reduce
+from tilewright.ir.types import F32, TensorType
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=25),
+       st.lists(st.integers(0, 3000), max_size=13))
+def test_living_storages_do_not_overlap(spans: list[tuple[int, int, int]], workspaces: list[int]) -> None:
+    storages = {f"s{k}": Storage(f"s{k}", F32, n, "arena") for k, (n, _, _) in enumerate(spans)}
+    lives = {f"s{k}": (min(a, b), max(a, b)) for k, (_, a, b) in enumerate(spans)}
+    kernels = [Kernel(None, None, tuple(Ref(s, 0) for s, (a, b) in lives.items() if t in (a, b)), (), "") for t in range(13)]
+    plan = plan_arena(kernels, storages, workspaces)
+    blocks = [(plan.offsets[s], storages[s].bytes, *lives[s]) for s in storages]
+    blocks += [(at, workspaces[k], k, k) for k, at in plan.workspaces.items()]
+    assert len(plan.workspaces) == sum(n > 0 for n in workspaces)
+    for (o, n, a, b), (p, m, c, d) in itertools.combinations(blocks, 2):
+        assert b < c or d < a or o + n <= p or p + m <= o
+    assert all(o % ALIGN == 0 and o + n <= plan.bytes for o, n, _, _ in blocks)
+
+
+def test_neighbours_do_not_alias_modulo_a_page() -> None:
+    storages = {s: Storage(s, F32, PAGE // 4, "arena") for s in "ab"}
+    plan = plan_arena([Kernel(None, None, (), (Ref("a", 0), Ref("b", 0)), "")], storages)
+    assert abs(plan.offsets["a"] - plan.offsets["b"]) % PAGE == ALIGN
+
+
+def test_a_chain_of_kernels_needs_two_buffers_and_maps_overwrite() -> None:
+    b = GraphBuilder("chain")
+    x = b.input("x", TensorType(F32, (64, 64)))
+    for _ in range(4):
+        x = b.op("matmul", x, b.weight("w", np.ones((64, 64), np.float32)))
+    kernels, views, plan = compile_plan(b.graph([x]))
+    assert plan.bytes == 2 * (64 * 64 * 4 + ALIGN) and not plan.reused
+    y = b.op("softmax", b.op("softmax", x, axis=0), axis=1)
+    kernels, views, plan = compile_plan(b.graph([b.op("softmax", y, axis=0)]))
+    assert len(plan.reused) == 1 and len(kernels) == 7 and len(views.roles) == 7
+
+
+def test_in_place_needs_the_same_element_in_the_last_reader() -> None:
+    x = compute("x", F32, (4, 8), lambda i, j: 0.0).buffer
+    neg = compute("y", F32, (4, 8), lambda i, j: x[i, j] + 1.0)
+    flip = compute("y", F32, (4, 8), lambda i, j: x[i, 7 - j] + 1.0)
+    top = compute("m", F32, (4,), lambda i: reduce("max", (8,), lambda r: x[i, r]))
+    rows = compute("y", F32, (4, 8), lambda i, j: x[i, j] - top.buffer[i])
+    cols = compute("m", F32, (8,), lambda j: reduce("max", (4,), lambda r: x[r, j]))
+    across = compute("y", F32, (4, 8), lambda i, j: x[i, j] - cols.buffer[j])
+    total = compute("y", F32, (4, 8), lambda i, j: reduce("sum", (3,), lambda r: x[i, j]) + x[i, j])
+    after = compute("z", F32, (4, 8), lambda i, j: x[i, j] * neg.buffer[i, j])
+
+    def safe(*computes: Compute) -> bool:
+        p = Program("p", (x,), tuple(c.buffer for c in computes if c.buffer.name != "m"), computes)
+        return overwrites_safely(p, 0, 0)
+    assert safe(neg) and safe(top, rows)
+    assert not safe(flip) and not safe(cols, across) and not safe(total) and not safe(neg, after)
