@@ -8,57 +8,25 @@ import onnx
 import pytest
 
 from tests.frontends.models import model, run
-from tilewright.backends.executable import Executable
-from tilewright.backends.instance import Instance, Preparation
-from tilewright.backends.target import Target
-from tilewright.compiler.frontends import load
-from tilewright.compiler.frontends.source import Segment
-from tilewright.compiler.specialise import SourceModel
+from tilewright.compiler.compile import compile
 from tilewright.errors import InputError
-from tilewright.ir.graph import Graph
-from tilewright.ir.interpreter import run_graph
 
 X = np.arange(12, dtype="f4").reshape(3, 4) - 5
 
 
-class Interpreted:
-    """Stands for an Instance: runs the segment's graph with NumPy."""
-
-    def __init__(self, segment: Segment) -> None:
-        self.graph = segment.graph
-        arrays = {graph: segment.graph.constants[graph].array for graph in segment.weights.values()}
-        self.preparation = Preparation(Graph("none", (), (), ()), arrays, segment.weights)
-
-    def exchange(self, preparation: Preparation, prepared: list[np.ndarray]) -> None:
-        self.preparation = preparation
-
-    def fits(self, args: object) -> bool:
-        return False
-
-    def run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        given = {v.name: a for v, a in zip(self.graph.inputs, arrays, strict=True)}
-        found = run_graph(self.graph, given, self.preparation.arrays)
-        return [found[v.name] for v in self.graph.outputs]
-
-
-def compiled(m: onnx.ModelProto) -> tuple[Executable, list[Segment]]:
-    segments: list[Segment] = []
-
-    def compile_segment(s: Segment) -> Instance:
-        segments.append(s)
-        return cast(Instance, Interpreted(s))
-    source = load(m)
-    return Executable(source.inputs, source.outputs, SourceModel(source, compile_segment), Target.host()), segments
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TILEWRIGHT_CACHE", "")
 
 
 def check(m: onnx.ModelProto, *calls: tuple[np.ndarray, ...]) -> int:
     """How many segments were compiled for the calls, each made twice."""
-    exe, segments = compiled(m)
+    exe = compile(m)
     for c in (*calls, *calls):
         got = exe(*c)
         for g, w in zip(got if isinstance(got, tuple) else (got,), run(m, *c), strict=True):
-            np.testing.assert_array_equal(cast(np.ndarray, g), cast(np.ndarray, w))
-    return len(segments)
+            np.testing.assert_allclose(cast(np.ndarray, g), cast(np.ndarray, w), rtol=1e-6)
+    return len(exe.instances())
 
 
 def test_symbolic_dimension() -> None:
@@ -82,20 +50,20 @@ def test_host_step() -> None:
     assert check(m, (X,), (X + 1,), (np.zeros((3, 4), "f4"),)) == 4
 
 
-def test_long_while_loop() -> None:
+def test_while_loop() -> None:
     m = model("""g (float[1] x) => (float[1] y) {
         true = Constant<value = bool {1}>()
         y = Loop(, true, x) <body = b (int64 i, bool c, float[1] a) => (bool d, float[1] e) {
             one = Constant<value_float = 1.0>() e = Add(a, one) m = ReduceMax<keepdims = 0>(e)
-            limit = Constant<value_float = 400.0>() d = Less(m, limit) }> }""")
-    exe, _ = compiled(m)
-    assert exe(np.zeros(1, "f4")) == np.array([400], "f4")
+            limit = Constant<value_float = 30.0>() d = Less(m, limit) }> }""")
+    exe = compile(m)
+    assert exe(np.zeros(1, "f4")) == np.array([30], "f4")
 
 
 def test_weights_of_segments_compiled_before_and_after() -> None:
     m = model("""g (float[3,4] x) => (float[n] v) <float[4] a = {1, 1, 1, 1}, float[4] b = {1, 2, 3, 4}> {
         h = Add(x, a) y = NonZero(h) w = Mul(h, b) t = Transpose(y) v = GatherND(w, t) }""")
-    exe, segments = compiled(m)
+    exe = compile(m)
     new = np.array([1, 0, 2, 0], "f4")
 
     def want(x: np.ndarray) -> np.ndarray:
@@ -103,12 +71,12 @@ def test_weights_of_segments_compiled_before_and_after() -> None:
         return (h * new)[np.nonzero(h)]
     exe(X)
     exe.update_weights({"b": new})
-    count = len(segments)
+    count = len(exe.instances())
     np.testing.assert_array_equal(cast(np.ndarray, exe(X)), want(X))
-    assert len(segments) == count
+    assert len(exe.instances()) == count
     zeros = -np.ones((3, 4), "f4")
     zeros[0, 0] = 3
     np.testing.assert_array_equal(cast(np.ndarray, exe(zeros)), want(zeros))
-    assert len(segments) == count + 1
+    assert len(exe.instances()) == count + 1
     with pytest.raises(InputError, match=r"no weight 'c'"):
         exe.update_weights({"c": new})
