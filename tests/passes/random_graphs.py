@@ -7,7 +7,7 @@ from tilewright.ir.builder import GraphBuilder
 from tilewright.ir.graph import Graph, Value
 from tilewright.ir.ops.shape import reshape
 from tilewright.ir.ops.slices import slice_axis
-from tilewright.ir.types import F32, TensorType
+from tilewright.ir.types import F32, F64, TensorType
 
 NICE = (0.0, 1.0, 2.0, 0.5, -1.0, 3.0)
 
@@ -75,4 +75,4 @@ def _step(b: GraphBuilder, rng: np.random.Generator, x: Value, pool: list[Value]
         case 11 if rank:
             mean = b.op("reduce", x, kind="mean", axes=(rank - 1,), keepdims=1)
             return b.op("sub", x, mean)
-    return b.op("cast", b.op("cast", x, dtype=F32 if rng.random() < 0.5 else F32), dtype=F32)
+    return b.op("cast", b.op("cast", x, dtype=F64), dtype=F32)

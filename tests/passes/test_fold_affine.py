@@ -109,3 +109,17 @@ def test_what_others_read_or_what_is_not_constant_stays():
           %t = mul(%u, %k) : f32[1,4,3,3]
           return %c, %y, %z, %t
         }}""")
+
+
+def test_transposed_convolutions_and_raw_divisions_fold():
+    main = folded_to_main("""
+        graph @g(%x: f32[1,2,3,3]) -> f32[1,4,6,6] {
+          const @w: f32[2,4,2,2] weight
+          const @s: f32[4,1,1] weight = [1.0, 2.0, 0.5, 4.0]
+          const @t: f32[4,1,1] weight = [1.0, 2.0, 0.5, 4.0]
+          %c = conv_transpose(%x, @w) {strides=(2, 2), dilations=(1, 1), begins=(0, 0), sizes=(6, 6)} : f32[1,4,6,6]
+          %m = div(%c, @s) : f32[1,4,6,6]
+          %y = sub(%m, @t) : f32[1,4,6,6]
+          return %y
+        }""")
+    assert main.count(" = ") == 1 and "conv_transpose(" in main, main

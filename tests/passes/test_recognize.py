@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.passes.helpers import check, unchanged
+from tests.passes.helpers import check, graph, unchanged
 from tilewright.compiler.passes.dce import dce
 from tilewright.compiler.passes.recognize import recognize
 
@@ -143,3 +143,28 @@ def test_means_that_do_not_belong_to_the_rows_stay():
           %y = div(%d, %s) : f32[4,4]
           return %y
         }""")
+
+
+def test_half_precision_constants_are_known_as_rounded():
+    check(clean, """
+        graph @g(%x: f16[4]) -> f16[4] {
+          const @c: f16[] = 0.707
+          const @one: f16[] = 1.0
+          const @half: f16[] = 0.5
+          %a = mul(%x, @c) : f16[4]
+          %b = erf(%a) : f16[4]
+          %d = add(%b, @one) : f16[4]
+          %e = mul(%x, %d) : f16[4]
+          %y = mul(%e, @half) : f16[4]
+          return %y
+        }""", """
+        graph @g(%x: f16[4]) -> f16[4] {
+          %y = gelu(%x) : f16[4]
+          return %y
+        }""", rtol=4e-3)
+
+
+def test_long_chains_of_products_are_no_problem():
+    lines = "\n".join(f"%v{k + 1} = mul(%v{k}, %x)" for k in range(2000)).replace("%v0,", "%x,").replace("%v2000 =", "%y =")
+    text = spelled(lines)
+    assert len(recognize(graph(text)).nodes) == 2000

@@ -8,8 +8,8 @@ ops are one op each, whose code is better and whose fusion is known.
     %y = mul(%d, 0.5) : f32[8]
 
 Known: gelu (erf and tanh), swish, mish, hard_swish, hard_sigmoid, sigmoid, softmax, layer_norm and RMS norm with their
-scale and bias. Constants must agree to 1e-4 (exporters round sqrt(2) differently), so results do to about as much of an
-ulp's size as the exporter lost. Norms are in `recognize_norms`.
+scale and bias. Constants must agree to 1e-4, or to the precision of half floats: exporters round sqrt(2) differently.
+The norms' rules are in `recognize_norms`.
 """
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from .recognize_norms import NORM_RULES
 from .rewriting import Rewriter, rewrite, rules
 
 Ins = tuple[Value | None, ...]
-CONSTANT_TOLERANCE = 1e-4
+CONSTANT_TOLERANCE = {"f16": 1e-3, "bf16": 8e-3}  # half an ulp or more; 1e-4 for wider types
+MAX_FACTORS = 8
 
 
 def recognize(g: Graph) -> Graph:
@@ -36,7 +37,7 @@ class Product:
     factors: tuple[Value, ...]
 
 
-def product_of(r: Rewriter, n: Node, ins: Ins) -> Product | None:
+def product_of(r: Rewriter, n: Node, ins: Ins, depth: int = MAX_FACTORS) -> Product | None:
     """`n`'s result with multiplications, and divisions by numbers, taken apart as far as nobody else reads the parts."""
     x, y = ins
     if n.op not in ("mul", "div") or x is None or y is None or not n.outputs[0].type.dtype.is_float:
@@ -52,7 +53,7 @@ def product_of(r: Rewriter, n: Node, ins: Ins) -> Product | None:
             return None
         else:
             inner = r.private(v, "mul", "div")
-            part = product_of(r, inner, inner.inputs) if inner is not None else None
+            part = product_of(r, inner, inner.inputs, depth - 1) if inner is not None and depth else None
             scale *= part.scale if part else 1.0
             factors += part.factors if part else (v,)
     return Product(scale, tuple(factors))
@@ -70,15 +71,16 @@ def multiple_of(r: Rewriter, v: Value, x: Value) -> float | None:
     return -1.0 if inner is not None and inner.inputs[0] == x else None
 
 
-def close(a: float | int | bool | None, b: float) -> bool:
-    return a is not None and math.isclose(a, b, rel_tol=CONSTANT_TOLERANCE)
+def close(a: float | int | bool | None, b: float, like: Value) -> bool:
+    """Whether `a` is `b`, as a constant of like's type may be rounded."""
+    return a is not None and math.isclose(a, b, rel_tol=CONSTANT_TOLERANCE.get(like.type.dtype.name, 1e-4))
 
 
 def plus(r: Rewriter, v: Value, c: float) -> Value | None:
     """x where v = x + c."""
     n = r.producer(v, "add")
     found = r.split_scalar(n) if n is not None else None
-    return found[0] if found is not None and close(found[1], c) else None
+    return found[0] if found is not None and close(found[1], c, v) else None
 
 
 def clipped(r: Rewriter, v: Value, high: float) -> Value | None:
@@ -121,7 +123,7 @@ def _gelu(r: Rewriter, x: Value, gate: Value, scale: float) -> Value | None:
     """0.5 * x * (erf(x / sqrt 2) + 1)"""
     e = plus(r, gate, 1.0)
     n = r.producer(e, "erf")
-    if n is None or not close(scale, 0.5) or not close(multiple_of(r, n.operands[0], x), math.sqrt(0.5)):
+    if n is None or not close(scale, 0.5, x) or not close(multiple_of(r, n.operands[0], x), math.sqrt(0.5), x):
         return None
     return r.b.op("gelu", x, approximate="none")
 
@@ -130,16 +132,16 @@ def _tanh_gelu(r: Rewriter, x: Value, gate: Value, scale: float) -> Value | None
     """0.5 * x * (tanh(sqrt(2 / pi) * (x + 0.044715 x^3)) + 1)"""
     e = plus(r, gate, 1.0)
     n = r.producer(e, "tanh")
-    outer = r.producer(n.operands[0], "mul", "div") if n is not None and close(scale, 0.5) else None
+    outer = r.producer(n.operands[0], "mul", "div") if n is not None and close(scale, 0.5, x) else None
     p = product_of(r, outer, outer.inputs) if outer is not None else None
-    if p is None or not close(p.scale, math.sqrt(2 / math.pi)) or len(p.factors) != 1:
+    if p is None or not close(p.scale, math.sqrt(2 / math.pi), x) or len(p.factors) != 1:
         return None
     total = r.producer(p.factors[0], "add")
     if total is None or x not in total.inputs:
         return None
     cube = r.producer(total.inputs[1 - total.inputs.index(x)], "mul", "div")
     q = product_of(r, cube, cube.inputs) if cube is not None else None
-    if q is None or not close(q.scale, 0.044715) or not _is_cube(r, q.factors, x):
+    if q is None or not close(q.scale, 0.044715, x) or not _is_cube(r, q.factors, x):
         return None
     return r.b.op("gelu", x, approximate="tanh")
 
@@ -164,10 +166,10 @@ def _hard_swish(r: Rewriter, x: Value, gate: Value, scale: float) -> Value | Non
     """x * clip(x + 3, 0, 6) / 6, and x * hard_sigmoid(x) with alpha = 1/6."""
     n = r.producer(gate, "hard_sigmoid")
     if n is not None and scale == 1 and n.inputs[0] == x:
-        known = close(n.attrs.alpha, 1 / 6) and close(n.attrs.beta, 0.5)  # type: ignore[attr-defined]
+        known = close(n.attrs.alpha, 1 / 6, x) and close(n.attrs.beta, 0.5, x)  # type: ignore[attr-defined]
         return r.b.op("hard_swish", x) if known else None
     inner = clipped(r, gate, 6.0)
-    if inner is None or not close(scale, 1 / 6) or plus(r, inner, 3.0) != x:
+    if inner is None or not close(scale, 1 / 6, x) or plus(r, inner, 3.0) != x:
         return None
     return r.b.op("hard_swish", x)
 
@@ -182,7 +184,7 @@ def _mish(r: Rewriter, x: Value, gate: Value, scale: float) -> Value | None:
 def _hard_sigmoid(r: Rewriter, n: Node, p: Product) -> Value | None:
     """clip(x + 3, 0, 6) / 6, unless it gates x itself: then hard_swish takes the whole."""
     inner = clipped(r, p.factors[0], 6.0)
-    x = plus(r, inner, 3.0) if inner is not None and close(p.scale, 1 / 6) else None
+    x = plus(r, inner, 3.0) if inner is not None and close(p.scale, 1 / 6, inner) else None
     if x is None or x.type != n.outputs[0].type:
         return None
     return r.b.op("hard_sigmoid", x, alpha=1 / 6, beta=0.5)

@@ -23,7 +23,7 @@ class Rewriter:
         self.b = b
         self._producers: dict[str, Node] = {}
         self._indexed = 0
-        self._static: dict[str, bool] = {}
+        self._static: set[str] = set()
         self._uses: dict[str, int] = {}
         for n in g.nodes:
             for v in n.operands:
@@ -39,11 +39,17 @@ class Rewriter:
 
     def producer(self, v: Value | None, *ops: str) -> Node | None:
         """The node that defines `v`; None where there is none or it is none of `ops`."""
-        for n in self.b.nodes[self._indexed:]:
-            self._producers.update({o.name: n for o in n.outputs})
-        self._indexed = len(self.b.nodes)
+        self._index()
         n = self._producers.get(v.name) if v is not None else None
         return n if n is not None and (not ops or n.op in ops) else None
+
+    def _index(self) -> None:
+        """Takes note of the nodes appended since the last time."""
+        for n in self.b.nodes[self._indexed:]:
+            self._producers.update({o.name: n for o in n.outputs})
+            if n.operands and is_pure(n) and all(v.name in self._static or v.name in self.b.constants for v in n.operands):
+                self._static.update(o.name for o in n.outputs)
+        self._indexed = len(self.b.nodes)
 
     def single_use(self, v: Value) -> bool:
         """Whether exactly one operand of one node reads `v` in the old graph."""
@@ -70,14 +76,8 @@ class Rewriter:
 
     def static(self, v: Value) -> bool:
         """Whether `v` follows from weights and literals alone."""
-        if v.name in self.b.constants:
-            return True
-        known = self._static.get(v.name)
-        if known is None:
-            n = self.producer(v)
-            known = n is not None and is_pure(n) and bool(n.operands) and all(self.static(x) for x in n.operands)
-            self._static[v.name] = known
-        return known
+        self._index()
+        return v.name in self.b.constants or v.name in self._static
 
     def split_scalar(self, n: Node, ins: Sequence[Value | None] | None = None) -> tuple[Value, float] | None:
         """(x, c) of a commutative node over x and the uniform literal c, or of one whose second operand is c."""
