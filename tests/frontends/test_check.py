@@ -47,3 +47,5 @@ def test_not_a_model() -> None:
         check(3)
     with pytest.raises(ModelError, match=r"not an ONNX model"):
         check(b"nonsense")
+    with pytest.raises(ModelError, match=r"cycle through Add"):
+        check(model("g (float[2] x) => (float[2] y) { y = Add(x, y) }"))

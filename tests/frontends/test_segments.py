@@ -154,3 +154,20 @@ def test_segments_keep_sequences_alive() -> None:
         s = SplitToSequence<axis = 0>(x) i = NonZero(x) one = Constant<value_int = 1>() e = SequenceAt(s, one)
         t = SequenceConstruct(e, e) y = ConcatFromSequence<axis = 0>(t) }""")
     np.testing.assert_array_equal(run(m, X)[0], X[[1, 1]])
+
+
+def test_cuts_inside_a_function_inside_a_branch_inside_a_loop() -> None:
+    m = model("""g (float[3,4] x, bool c) => (float[2] total) {
+        n = Constant<value_int = 3>() z = Constant<value_floats = [0.0, 0.0]>()
+        total = Loop(n, , z) <body = b (int64 i, bool cc, float[2] acc) => (bool d, float[2] acc2) {
+            d = Identity(cc)
+            k = If (c) <then_branch = t () => (float k1) { k1 = f.Count(x) },
+                        else_branch = e () => (float k2) { k2 = ReduceMax<keepdims = 0>(x) }>
+            fi = Cast<to = 1>(i) s = Add(k, fi) w = Constant<value_floats = [1.0, 2.0]>() sv = Mul(s, w) acc2 = Add(acc, sv) }> }""",
+              imports=', "f" : 1', functions="""
+        <domain: "f", opset_import: ["" : 18]> Count (a) => (k) {
+            nz = NonZero(a) s = Shape(nz) one = Constant<value_int = 1>() c = Gather(s, one) k = Cast<to = 1>(c) }""")
+    assert segments(m, X, np.array(True)) == 4
+    assert segments(m, X, np.array(False)) == 1
+    agrees(m, X, np.array(True))
+    agrees(m, X, np.array(False))

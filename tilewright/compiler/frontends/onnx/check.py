@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ....ir.op import importer_for
 from . import control, sequences  # noqa: F401  (they register the handlers of control flow and sequences)
-from .graphs import subgraphs
+from .graphs import graph_scope, subgraphs
 from .loading import OnnxModel, domain_of, load_model, opset_versions
 from .nodes import HANDLERS, old_opset_is_safe, why_unsupported
 from .schemas import find_schema, function_body, needs_types
@@ -48,6 +48,7 @@ class _Checker:
 
     def findings(self) -> Iterator[Finding]:
         p = self._model.proto
+        graph_scope(p.graph, self._model, opset_versions(p.opset_import, "the model"))  # raises for a broken structure
         for v in (*p.graph.input, *p.graph.output):
             yield from self._type(v.name, v.type)
         yield from self._graph(p.graph, opset_versions(p.opset_import, "the model"), "")
