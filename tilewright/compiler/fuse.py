@@ -22,6 +22,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.kinds import Access, OpInfo, describe
 
 MAX_EPILOGUE_NODES = 32
+MAX_NODES = 64           # of a group: beyond, kernels run out of registers and compile for long
 MAX_INPUTS = 12          # pointers a kernel keeps in registers, about
 CHEAP = 4                # simple operations that are worth repeating to save a pass over memory
 MAX_ROW = 1 << 16        # elements of a row that stay in a core's own cache
@@ -148,6 +149,10 @@ class _Fuser:
         nodes = set(nodes)
         return {v.name: v for k in sorted(nodes) for v in self.nodes[k].operands if self.made.get(v.name) not in nodes}
 
+    def _fits(self, a: _Cluster, b: _Cluster) -> bool:
+        """Whether the two together stay within a kernel's limits."""
+        return len(a.nodes) + len(b.nodes) <= MAX_NODES and len(self.inputs([*a.nodes, *b.nodes])) <= MAX_INPUTS
+
     def escapes(self, c: _Cluster) -> list[Value]:
         """Values of c that something outside it reads."""
         return [v for k in c.nodes for v in self.nodes[k].outputs
@@ -237,7 +242,7 @@ class _Fuser:
         return all(a.same or a.pointwise or a.rows for k in d.nodes for a in self.reads(k, names))
 
     def _join(self, c: _Cluster, other: _Cluster, why: str) -> None:
-        if not self.cycle(c, other) and len(self.inputs([*c.nodes, *other.nodes])) <= MAX_INPUTS:
+        if not self.cycle(c, other) and self._fits(c, other):
             self.merge(c, other, f"{self.text(other.anchor)}: {why} {self.nodes[c.anchor].op}")
 
     # -- producers into consumers ------------------------------------------------------------------------------------
@@ -258,7 +263,7 @@ class _Fuser:
 
     def _absorbs(self, c: _Cluster, p: _Cluster) -> str:
         """Why c should compute p itself, "" where it should not."""
-        if p.kind not in ("map", "layout") or len(self.inputs([*c.nodes, *p.nodes])) > MAX_INPUTS:
+        if p.kind not in ("map", "layout") or not self._fits(c, p):
             return ""
         names = {v.name for v in self.escapes(p)}
         readers = [k for k in c.nodes if self.reads(k, names)]
@@ -308,7 +313,7 @@ class _Fuser:
     def _mates(self, d: _Cluster, c: _Cluster) -> bool:
         apart = not (self.reach[c.id] >> d.id & 1 or self.reach[d.id] >> c.id & 1)
         pointers = len(self.inputs([*d.nodes, *c.nodes])) + len(self.escapes(d)) + len(self.escapes(c))
-        return apart and d.shape == c.shape and pointers <= MAX_INPUTS
+        return apart and d.shape == c.shape and pointers <= MAX_INPUTS and len(c.nodes) + len(d.nodes) <= MAX_NODES
 
     # -- result ------------------------------------------------------------------------------------------------------
     def groups(self) -> tuple[Group, ...]:
