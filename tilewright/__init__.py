@@ -23,10 +23,11 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .backends.executable import Executable, load
+    from .backends.executable import Executable
     from .backends.target import Target
     from .compiler.compile import compile
     from .compiler.frontends import check
+    from .compiler.load import load
     from .ir.types import TensorSpec
 
 __version__ = "0.1.0"
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Executable": ".backends.executable", "load": ".backends.executable", "Target": ".backends.target",
+    "Executable": ".backends.executable", "load": ".compiler.load", "Target": ".backends.target",
     "compile": ".compiler.compile", "check": ".compiler.frontends", "TensorSpec": ".ir.types",
 }
 

@@ -18,7 +18,8 @@ import pytest
 from tests.backends.models import arguments, executable, expected
 from tests.backends.test_executable import Symbolic, symbolic
 from tilewright.backends import saved
-from tilewright.backends.executable import Executable, load
+from tilewright.backends.executable import Executable
+from tilewright.backends.saved import load
 from tilewright.backends.target import Target
 from tilewright.errors import InputError, ModelError, TargetError
 
@@ -49,8 +50,8 @@ def test_round_trip(file: Path) -> None:
 
 
 def test_loads_without_llvm(file: Path) -> None:
-    program = ("import sys, numpy as np\nfrom tilewright.backends.executable import load\n"
-               f"load({str(file)!r})(np.zeros({N}, np.float32), np.zeros({N}, np.int64))\n"
+    program = ("import sys, numpy as np\nfrom pathlib import Path\nfrom tilewright.backends.saved import load\n"
+               f"load(Path({str(file)!r}))(np.zeros({N}, np.float32), np.zeros({N}, np.int64))\n"
                "assert 'tilewright.backends.llvm.worker' not in sys.modules and 'numba' not in sys.modules")
     subprocess.run([sys.executable, "-c", program], check=True)
 

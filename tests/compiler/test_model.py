@@ -1,6 +1,9 @@
 """Models of several segments behind the executable: each segment is compiled once for each set of types and values."""
 from __future__ import annotations
 
+import json
+import zipfile
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 
 from tests.frontends.models import model, run
 from tilewright.compiler.compile import compile
-from tilewright.errors import InputError
+from tilewright.compiler.load import load
+from tilewright.errors import InputError, ModelError
 
 X = np.arange(12, dtype="f4").reshape(3, 4) - 5
 
@@ -80,3 +84,26 @@ def test_weights_of_segments_compiled_before_and_after() -> None:
     assert len(exe.instances()) == count + 1
     with pytest.raises(InputError, match=r"no weight 'c'"):
         exe.update_weights({"c": new})
+
+
+def test_saved_with_symbolic_shapes(tmp_path: Path) -> None:
+    m = model("g (float[N,4] x) => (float[N,2,2] y) <int64[3] s = {0, 2, 2}> { y = Reshape(x, s) }")
+    compile(m).save(tmp_path / "m.twx")
+    exe = load(tmp_path / "m.twx")
+    assert [repr(s) for s in exe.inputs] == ["x: float32[N,4]"]
+    np.testing.assert_array_equal(cast(np.ndarray, exe(X)), X.reshape(3, 2, 2))
+    with zipfile.ZipFile(tmp_path / "bad.twx", "w") as z:
+        z.writestr("manifest.json", json.dumps({"format": 1, "kind": "model", "options": {"threads": "x"}}))
+        z.writestr("model.bin", m.SerializeToString())
+    with pytest.raises(ModelError, match=r"damaged"):
+        load(tmp_path / "bad.twx")
+
+
+def test_weights_of_a_saved_model(tmp_path: Path) -> None:
+    m = model("g (float[2,4] x) => (float[2,3] y) <float[4,3] w = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}> { h = MatMul(x, w) y = Relu(h) }")
+    compile(m).save(tmp_path / "m.twx")
+    exe = load(tmp_path / "m.twx")
+    w = np.arange(12, dtype="f4").reshape(4, 3)
+    np.testing.assert_allclose(cast(np.ndarray, exe(X[:2])), np.maximum(X[:2] @ w, 0), rtol=1e-6)
+    exe.update_weights({"w": -w})
+    np.testing.assert_allclose(cast(np.ndarray, exe(X[:2])), np.maximum(X[:2] @ -w, 0), rtol=1e-6)

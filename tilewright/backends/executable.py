@@ -273,9 +273,3 @@ def _checked_weight(name: str, value: object, known: Mapping[str, TensorType], l
     check_shape(spec, a.shape, {}, "weight")
     return a.copy()
 
-
-def load(path: str | os.PathLike[str]) -> Executable:
-    """Reads what `Executable.save` wrote. The file holds machine code: load only files that you trust. Raises ModelError
-    where it is damaged, TargetError where it was compiled for another kind of machine."""
-    from .saved import load as read
-    return read(Path(path))

@@ -211,7 +211,7 @@ def _open(model: Path, target: str, threads: int | None, precision: Precision, s
     """An executable for `model`: loaded from a .twx file, else compiled."""
     if model.suffix != ".twx":
         return _compile(model, target, threads, precision, None, schedules, no_cache)
-    from ..backends.executable import load
+    from ..compiler.load import load
     if target != "native" or schedules is not None:
         raise typer.BadParameter(f"{model.name} is compiled already; --target and --schedules come too late", param_hint="MODEL")
     return load(model)
