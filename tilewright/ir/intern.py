@@ -30,6 +30,8 @@ class Interner:
         return self.node(n if all(map(is_, index, n.index)) else Load(n.buffer, index, where, n.other))
 
     def _index(self, i: Expr) -> Expr:
+        if isinstance(i, Const) or isinstance(i, Var) and i.axis.extent != 1:
+            return self.node(i)
         if id(i) not in self.indices:
             i = self(i)
             self.indices.setdefault(id(i), self(simplify_index(i)))
