@@ -75,11 +75,16 @@ def _runs(on: np.ndarray, gap: int) -> list[tuple[int, int]]:
     return [(int(where[b]), int(where[e]) + 1) for b, e in zip(begins, ends, strict=True)]
 
 
-def prepare(word: Image.Image) -> np.ndarray:
-    """f32[1,3,48,w]: blue, green, red planes in [-1, 1], scaled to the network's height, zeros on the right up to `WIDTH`."""
-    wide = max(1, round(word.width * HEIGHT / word.height))
+def scaled_width(word: Image.Image) -> int:
+    """The width in pixels of a word that is scaled to the network's height."""
+    return max(1, round(word.width * HEIGHT / word.height))
+
+
+def prepare(word: Image.Image, width: int = WIDTH) -> np.ndarray:
+    """f32[1,3,48,width]: blue, green, red planes in [-1, 1], scaled to the network's height, zeros on the right."""
+    wide = min(scaled_width(word), width)
     rgb = np.asarray(word.convert("RGB").resize((wide, HEIGHT), Image.Resampling.BILINEAR), dtype=np.float32)
-    x = np.zeros((1, 3, HEIGHT, max(WIDTH, wide)), np.float32)
+    x = np.zeros((1, 3, HEIGHT, width), np.float32)
     x[0, :, :, :wide] = (rgb[:, :, ::-1] / 255 - 0.5).transpose(2, 0, 1) / 0.5
     return x
 

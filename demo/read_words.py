@@ -62,12 +62,16 @@ def compare(ours: Network, theirs: Network, words: list[np.ndarray]) -> Comparis
 def main(arguments: list[str]) -> int:
     path = str(ocr.model_path())
     picture = Image.open(arguments[0]) if arguments else ocr.draw(LINES)
-    words = [ocr.prepare(w) for w in ocr.find_words(picture)]
+    crops = ocr.find_words(picture)
+    if not crops:
+        print("error: there are no words in this picture", file=sys.stderr)
+        return 1
+    width = max(ocr.WIDTH, *map(ocr.scaled_width, crops))
+    words = [ocr.prepare(w, width) for w in crops]
     classes = ocr.alphabet(path)
 
     begin = time.perf_counter()
-    exe = tw.compile(path, threads=1, cache=False)
-    exe(words[0])  # the model leaves its input's size open: this call compiles it for the size it sees
+    exe = tw.compile(path, inputs=(words[0],), threads=1, cache=False)  # the model leaves its input's size open; here it is fixed
     ready = time.perf_counter() - begin
     readings = [ocr.decode(np.asarray(exe(x)), classes) for x in words]
     print("read:", " ".join(r.text for r in readings))

@@ -173,7 +173,7 @@ def test_compile_exports(cli: Run, dense: Path, tmp_path: Path, suffix: str) -> 
 
 
 @pytest.mark.parametrize(("stage", "word"), [
-    ("graph", "matmul"), ("fused", "matmul"), ("loops", "for "), ("llvm", "define "), ("asm", "ret")])
+    ("graph", "matmul"), ("fused", "matmul"), ("loops", "loops @"), ("llvm", "define "), ("asm", "ret")])
 def test_inspect_stages(cli: Run, dense: Path, stage: str, word: str) -> None:
     code, out, _ = cli("inspect", dense, "--stage", stage)
     assert code == 0 and word in out
