@@ -20,6 +20,7 @@ from tilewright.backends.llvm.export import c_type, identifier
 from tilewright.backends.llvm.jit import compile_ir
 from tilewright.backends.llvm.linker import shared_library
 from tilewright.backends.plan import HostCall, KernelCall, Plan, Slot
+from tilewright.backends.saved import load
 from tilewright.backends.target import Target
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.ir.types import BF16, BOOL, F32, U16, TensorSpec, TensorType
@@ -92,8 +93,13 @@ def test_aarch64_shared_library(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got, expected(X, K))
 
 
-def test_shared_library_without_a_toolchain(tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved", [False, True])
+def test_shared_library_without_a_toolchain(tmp_path: Path, saved: bool) -> None:
     exe = executable(N)
+    if saved:
+        exe.save(tmp_path / "net.twx")
+        exe = load(tmp_path / "net.twx")
+        (tmp_path / "net.twx").unlink()
     exe.update_weights({"w": np.arange(N, dtype=np.float32)})
     exe.export(tmp_path / "net.so", header=False)
     assert [p.name for p in tmp_path.iterdir()] == ["net.so"]

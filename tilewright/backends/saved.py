@@ -60,7 +60,7 @@ def _write(z: zipfile.ZipFile, exe: Executable, source: tuple[bytes, Options] | 
             "notes": list(i.notes), "names": dict(p.names), "literals": sorted(p.literals),
             "arrays": {k: type_json(TensorType(dtype_of(a.dtype), a.shape)) for k, a in arrays.items()}}
         with z.open("code.o", "w", force_zip64=True) as f:
-            f.writelines(relocatable(i.image, [ENTRY]))
+            f.writelines(relocatable(i.image, [ENTRY, *i.plan.symbols]))  # the kernels too: for export and explain
         z.writestr("prepare.txt", print_graph(p.graph))
         for k, a in enumerate(arrays.values()):
             with z.open(f"a{k}.npy", "w", force_zip64=True) as f:
@@ -119,8 +119,8 @@ def _instance(z: zipfile.ZipFile, manifest: dict[str, object]) -> Instance:
     names = {_str(k): _str(v) for k, v in _field(manifest, "names", dict).items()}
     preparation = Preparation(graph, weights, names, frozenset(_str(x) for x in _field(manifest, "literals", list)))
     image = combine([z.read("code.o")])
-    if ENTRY not in image.symbols:
-        raise ValueError("the code has no entry point")
+    if missing := [s for s in (ENTRY, *plan.symbols) if s not in image.symbols]:
+        raise ValueError(f"the code lacks {', '.join(missing)}")
     return Instance(plan, image, target, preparation, [_str(x) for x in _field(manifest, "notes", list)])
 
 
