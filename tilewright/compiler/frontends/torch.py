@@ -1,7 +1,10 @@
 """PyTorch modules, through torch's own ONNX exporter. torch is imported only when a module is given."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ...errors import InputError, ModelError, UnsupportedError
@@ -29,12 +32,26 @@ def load_torch(module: torch.nn.Module, inputs: Sequence[object] | None, dynamic
         raise UnsupportedError("exporting a torch module needs the package onnxscript: pip install 'tilewright[torch]'") from None
     args = tuple(x if isinstance(x, torch.Tensor) else torch.as_tensor(x) for x in inputs)  # type: ignore[arg-type]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             program = torch.onnx.export(module, args, dynamo=True, dynamic_shapes=dynamic, verbose=False)
     except torch.onnx.OnnxExporterError as e:
         raise UnsupportedError(f"torch cannot export {type(module).__name__} to ONNX: {_root_cause(e)}") from e
     assert program is not None
     return load_onnx(program.model_proto)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes on packages that are not installed and on its own deprecated calls."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _root_cause(e: BaseException) -> str:
