@@ -92,8 +92,8 @@ def report(exe: tw.Executable, ready: float, c: Comparison) -> None:
     console = Console(width=None if sys.stdout.isatty() else 100)
     rows("What Tilewright did", {
         "target": f"{exe.target} ({exe.target.cpu}, {8 * exe.target.vector_bytes}-bit vectors)",
-        "operators": f"{sum(len(label.split('+')) for label in labels)} in {len(labels)} fused groups",
-        "largest group": max(labels, key=lambda label: label.count("+")),
+        "operators": f"{sum(len(label.split('+')) for label in labels)} in {len(labels)} kernel calls",
+        "largest kernel": max(labels, key=lambda label: label.count("+")),
         "kernels": f"{sum(len(i.plan.symbols) for i in made)} distinct",
         "weights": f"{sum(t.bytes for i in made for _, t in i.plan.weights) / 1e6:.1f} MB, packed when loaded",
         "arena": f"{max(i.plan.arena_bytes for i in made) / 1e6:.2f} MB for all intermediate values",
