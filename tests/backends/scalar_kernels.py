@@ -117,6 +117,10 @@ class Compiled:
         return out
 
 
+def object_code(kernels: list[Kernel], name: str) -> bytes:
+    return machine(name).emit_object(optimised(module(kernels, TARGETS[name]), name, 1))
+
+
 def undefined_symbols(text: str, name: str) -> set[str]:
     """Names that the ELF object of `text` expects others to define."""
     data = machine(name).emit_object(optimised(text, name, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from ...ir.types import DType
-from .lanes import V, element_of, splat
+from .lanes import V, any_lane, splat, type_suffix
 
 
 def boolean(b: ir.IRBuilder, fn: str, args: list[ir.Value]) -> ir.Value:
@@ -106,17 +106,36 @@ def _divide(x: V, y: V, fn: str, signed: bool) -> ir.Value:
 
 
 def _pow(x: V, y: V, dtype: DType) -> ir.Value:
-    """Square and multiply over all bits of the exponent, modulo 2^bits. Negative exponents: 1/x^n truncated, which is
-    0 unless x is 1 or -1 (0 for x = 0)."""
-    result = x.of(1)
-    base = x
-    bits = element_of(x.type).width
-    for k in range(bits):
-        result = ((y >> k) & 1).ne(0).where(result * base, result)
-        if k + 1 < bits:
-            base = base * base
+    """x^y modulo 2^bits. Negative exponents: 1/x^n truncated, which is 0 unless x is 1 or -1 (0 for x = 0)."""
+    result = V(x.b, x.b.call(_pow_function(x.b.module, x.type), [x.v, y.v]))
     if dtype.kind == "i":
         odd = (y & 1).ne(0)
         unit = x.eq(1).where(1, x.eq(-1).where(odd.where(x.of(-1), 1), 0), x)
         result = y.lt(0).where(unit, result)
     return result.v
+
+
+def _pow_function(module: ir.Module, t: ir.Type) -> ir.Function:
+    """Square and multiply, an internal function of the module for each type:
+
+    r = 1; do { r = y odd ? r * x : r; x = x * x; y = y >> 1 } while some lane has y != 0
+    """
+    name = f"tw.pow.{type_suffix(t)}"
+    if (known := module.globals.get(name)) is not None:
+        return known
+    fn = ir.Function(module, ir.FunctionType(t, [t, t]), name)
+    fn.linkage = "internal"
+    entry, loop, done = (fn.append_basic_block(n) for n in ("entry", "loop", "done"))
+    b = ir.IRBuilder(entry)
+    b.branch(loop)
+    b.position_at_end(loop)
+    phis = [b.phi(t) for _ in range(3)]
+    r, x, y = (V(b, p) for p in phis)
+    following = ((y & 1).ne(0).where(r * x, r), x * x, y >> 1)
+    for phi, first, nxt in zip(phis, (splat(t, 1), *fn.args), following, strict=True):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(nxt.v, loop)
+    b.cbranch(any_lane(following[2].ne(0)), loop, done)
+    b.position_at_end(done)
+    b.ret(following[0].v)
+    return fn

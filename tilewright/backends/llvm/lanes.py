@@ -176,3 +176,12 @@ def poly(x: V, coefficients: Sequence[float]) -> V:
     for c in coefficients[1:]:
         acc = fma(acc, x, c)
     return acc
+
+
+def any_lane(cond: V) -> ir.Value:
+    """An i1: whether the condition holds in some lane."""
+    if not isinstance(cond.type, ir.VectorType):
+        return cond.v
+    wide = cond.b.zext(cond.v, like(cond.type, ir.IntType(32)))
+    total = intrinsic(cond.b, "vector.reduce.or", [wide], ir.IntType(32))
+    return cond.b.icmp_unsigned("!=", total, ir.Constant(ir.IntType(32), 0))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from .lanes import V, fma, intrinsic, like, poly, type_suffix
+from .lanes import V, any_lane, fma, poly, type_suffix
 from .vecmath import INF, NAN, exp64, log64, pow2_scale
 
 _L = (2.06975017800338417784e-01, 2.30660745775561754067e-01, 2.72728123808534006489e-01,
@@ -168,7 +168,7 @@ def _fmod_function(module: ir.Module, t: ir.Type) -> ir.Function:
     nxt = go.where(r - step, r)
     phi.add_incoming(nxt.v, loop)
     more = nxt.ge(ay_safe)
-    b.cbranch(_any(more), loop, done)
+    b.cbranch(any_lane(more), loop, done)
     b.position_at_end(done)
     out = ay.eq(INF).where(ax, nxt).copysign(x)
     b.ret(bad.where(NAN, out).v)
@@ -179,11 +179,3 @@ def _times_pow2(y: V, k: V) -> V:
     """y * 2^k for k up to the distance from the smallest denormal to the largest number."""
     half = k >> 1
     return pow2_scale(pow2_scale(y, half), k - half)
-
-
-def _any(cond: V) -> ir.Value:
-    if not isinstance(cond.type, ir.VectorType):
-        return cond.v
-    wide = cond.b.zext(cond.v, like(cond.type, ir.IntType(32)))
-    total = intrinsic(cond.b, "vector.reduce.or", [wide], ir.IntType(32))
-    return cond.b.icmp_unsigned("!=", total, ir.Constant(ir.IntType(32), 0))
