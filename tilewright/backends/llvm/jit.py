@@ -77,8 +77,7 @@ def build(jobs: Sequence[Job], target: Target, cache: ObjectCache, workers: int 
     done = {k: o for k in dict.fromkeys(keys) if (o := cache.get(k)) is not None}
     missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in done}
     if missing:
-        texts = {k: j.text() for k, j in missing.items()}
-        made = _compile_all(texts, target, target.cores if workers is None and runs_here(target) else workers or 1)
+        made = _compile_all(missing, target, workers or Target.host().cores)
         for k, o in made.items():
             cache.put(k, o)
         cache.prune()
@@ -86,34 +85,48 @@ def build(jobs: Sequence[Job], target: Target, cache: ObjectCache, workers: int 
     return [done[k] for k in keys]
 
 
-def _compile_all(texts: dict[str, str], target: Target, workers: int) -> dict[str, bytes]:
-    todo: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for k in sorted(texts, key=lambda k: -len(texts[k])):  # the largest first, so that none is left over at the end
-        todo.put(k)
+_Queue = queue.PriorityQueue[tuple[int, str]]  # (-length, key) of a text: the largest comes first, so that none is left to the end
+_END = (1, "")  # comes last, once for each worker
+
+
+def _compile_all(jobs: dict[str, Job], target: Target, workers: int) -> dict[str, bytes]:
+    """Workers compile while this thread still makes texts; then it compiles as well."""
+    todo: _Queue = queue.PriorityQueue()
+    texts: dict[str, str] = {}
     done: dict[str, bytes] = {}
-    extra = min(workers, len(texts)) - 1 if sum(map(len, texts.values())) >= _PARALLEL_CHARS else 0
-    threads = [threading.Thread(target=_serve, args=(p, todo, texts, target, done)) for p in _start_workers(extra)]
-    for t in threads:
-        t.start()
+    threads: list[threading.Thread] = []
     try:
-        while (k := _next(todo)) is not None:
+        size = 0
+        for k, j in jobs.items():
+            texts[k] = j.text()
+            todo.put((-len(texts[k]), k))
+            size += len(texts[k])
+            if size >= _PARALLEL_CHARS and not threads:
+                found = _start_workers(min(workers, len(jobs)) - 1)
+                threads = [threading.Thread(target=_serve, args=(p, todo, texts, target, done)) for p in found]
+                for t in threads:
+                    t.start()
+        while k := _take(todo):
             done[k] = compile_ir(texts[k], target)
     finally:
-        while _next(todo) is not None:  # after an error nobody needs the rest
+        while _take(todo):  # after an error nobody needs the rest
             pass
+        for _ in threads:
+            todo.put(_END)
         for t in threads:
             t.join()
-    for k in texts:  # what a worker took with it
+    for k in jobs:  # what a worker took with it
         if k not in done:
             done[k] = compile_ir(texts[k], target)
     return done
 
 
-def _next(todo: queue.SimpleQueue[str]) -> str | None:
+def _take(todo: _Queue) -> str:
+    """The next key; "" where there is none now."""
     try:
-        return todo.get_nowait()
+        return todo.get_nowait()[1]
     except queue.Empty:
-        return None
+        return ""
 
 
 def _start_workers(count: int) -> list[subprocess.Popen[bytes]]:
@@ -135,13 +148,13 @@ def _start_workers(count: int) -> list[subprocess.Popen[bytes]]:
     return found
 
 
-def _serve(worker: subprocess.Popen[bytes], todo: queue.SimpleQueue[str], texts: dict[str, str], target: Target,
+def _serve(worker: subprocess.Popen[bytes], todo: _Queue, texts: dict[str, str], target: Target,
            done: dict[str, bytes]) -> None:
     """Feeds one worker until there is no more to do or it dies. What it did not answer stays out of `done`."""
     from .worker import read_text, write_text
     requests, replies = cast(BinaryIO, worker.stdin), cast(BinaryIO, worker.stdout)
     try:
-        while (k := _next(todo)) is not None:
+        while k := todo.get()[1]:
             for text in (target.triple, target.cpu, target.features, texts[k]):
                 write_text(requests, text.encode())
             requests.flush()
