@@ -215,9 +215,11 @@ class _KernelEmitter(ExprEmitter):
             elif loop.kind == "parallel" and k == 0 and self.parallel:
                 self._part(loop.axis, first, count, body)
             elif loop.kind == "unroll" or count == 1:
+                tile, self.tile = self.tile, (loop.axis, count) if k + 2 == len(st.loops) and not first and count > 1 else self.tile
                 for i in range(first, first + count):
                     self.env[loop.axis] = Lin(i)
                     body()
+                self.tile = tile
             elif count:
                 self.ranges.bounds[loop.axis] = (first, first + count - 1)
                 self._changed()

@@ -83,6 +83,7 @@ class ExprEmitter:
         self.valid = 1                      # of those, how many are real; fewer means a masked tail
         self.leaf: dict[int, ir.Value] = {}  # values of this leaf, by id of the expression
         self.locals: dict[str, LocalStorage] = {}
+        self.tile: tuple[Axis, int] | None = None  # the unrolled loop just outside the vector loop, and its extent
         self.epoch = 0                       # counts changes of blocks and ranges: offsets are remembered within one
         self.deps: dict[object, tuple[Axis, ...]] = {}
         self.offsets: dict[object, Lin] = {}
@@ -271,6 +272,8 @@ class ExprEmitter:
             key = ("load", id(self.frame.sites[id(e)]) if self.frame.sites else e.buffer.name, offset, self.lanes, self.valid)
             if not offset.repeats:
                 return self._load(e, offset, None, None)
+            if self.tile is not None and offset.coefficient(LANE) > 1 and (t := self._transposed(e, offset)) is not None:
+                return t
             if (v := self.frame.seen(key)) is None:
                 v = self.frame.remember(key, self._load(e, offset, None, None))
             return v
@@ -279,6 +282,57 @@ class ExprEmitter:
         if isinstance(guard.type, ir.VectorType):
             return self._load(e, offset, guard, other)
         return self._branch(guard, lambda: self._load(e, offset, None, None), other)
+
+    def _transposed(self, e: Load, offset: Lin) -> ir.Value | None:
+        """A load whose lanes stride while the unrolled loop around them (`tile`) steps by one element: the whole tile is
+        loaded along that loop and transposed in registers, once for all its iterations.
+
+            rows[l] = load vector x[l*stride + 0 .. n)       for each lane l
+            rows    = log2(lanes) rounds of interleaving
+            row j is the vector for iteration j
+        """
+        assert self.tile is not None
+        axis, extent = self.tile
+        n = self.lanes
+        here = self.env[axis]
+        self.env[axis] = Lin()
+        start = self.offset(e.buffer, e.index)
+        self.env[axis] = here
+        if n & (n - 1) or extent > n or offset != start.shift(here.const) or not here.is_const:
+            return None
+        self.env[axis] = Lin(1)
+        unit = self.offset(e.buffer, e.index) == start.shift(1) or extent == 1
+        self.env[axis] = here
+        if not unit:
+            return None
+        key = ("tile", id(self.frame.sites[id(e)]) if self.frame.sites else e.buffer.name, start, n, self.valid, extent)
+        if self.frame.seen((key, 0)) is None:
+            for j, v in enumerate(self._tile_rows(e, start, extent)):
+                self.frame.remember((key, j), v)
+        return self.frame.seen((key, here.const))
+
+    def _tile_rows(self, e: Load, start: Lin, extent: int) -> list[ir.Value]:
+        n, d = self.lanes, e.buffer.dtype
+        ptr, stride, _ = self._pointer(e.buffer, start, id(e))
+        vec = memory_type(d, n)
+        undef = ir.Constant(vec, ir.Undefined)
+        rows: list[ir.Value] = []
+        for lane in range(n):
+            if lane >= self.valid:
+                rows.append(undef)
+                continue
+            at = self._gep(ptr, ir.Constant(I64T, lane * stride * d.bytes)) if lane else ptr
+            raw = self.b.load(at, typ=memory_type(d, extent), align=d.bytes)
+            if extent < n:
+                order = [ir.Constant(I32T, min(i, extent - 1)) for i in range(n)]  # the rest is never used
+                raw = self.b.shuffle_vector(raw, ir.Constant(raw.type, ir.Undefined), ir.Constant(ir.VectorType(I32T, n), order))
+            rows.append(raw)
+        low = [ir.Constant(I32T, i // 2 + (n if i % 2 else 0)) for i in range(n)]
+        high = [ir.Constant(I32T, n // 2 + i // 2 + (n if i % 2 else 0)) for i in range(n)]
+        masks = [ir.Constant(ir.VectorType(I32T, n), m) for m in (low, high)]
+        for _ in range(n.bit_length() - 1):
+            rows = [self.b.shuffle_vector(rows[k // 2], rows[k // 2 + n // 2], masks[k % 2]) for k in range(n)]
+        return [load_convert(self.b, r, d, self.target) for r in rows[:extent]]
 
     def _branch(self, cond: ir.Value, then, other: ir.Value) -> ir.Value:  # noqa: ANN001
         with self.b.if_else(cond) as (yes, no):

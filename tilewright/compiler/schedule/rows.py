@@ -143,6 +143,8 @@ def _stage(c: Compute, depth: int, target: Target, shared: int) -> Stage:
         vec = best if cost < scalar else None
     outer = [Loop(a) for a in c.axes[:depth]]
     if not red:
+        if (t := _transposing(own, reads, write, lanes)) is not None:
+            return _tile_stage(c, outer, own, *t, lanes, shared)
         return _map_stage(c, outer, own, vec, depth, shared)
     if vec is not None and vec in red:
         return _row_reduction(c, outer, own, red, vec, lanes, shared)
@@ -162,6 +164,28 @@ def _map_stage(c: Compute, outer: list[Loop], own: list[Axis], vec: Axis | None,
         vo, vi = Axis(f"{vec.name}.o", -(-vec.extent // CHUNK)), Axis(f"{vec.name}.i", CHUNK)
         return Stage(c, (Loop(vo), *loops, Loop(vi, "vector")), (Split(vec, vo, vi),), shared)
     return Stage(c, (*loops, Loop(vec, "vector")), (), shared)
+
+
+def _transposing(own: list[Axis], reads: list[Access], write: Access, lanes: int) -> tuple[Axis, Axis] | None:
+    """(axis the store runs along, axis a load runs along) of a map that transposes; both at least half a vector long."""
+    if lanes & (lanes - 1) or lanes < 4:
+        return None
+    for v in own:
+        if write.step(v) != 1 or v.extent < lanes // 2:
+            continue
+        for u in own:
+            if u != v and u.extent >= lanes // 2 and any(r.step(u) == 1 and (r.step(v) or 0) > 1 for r in reads) \
+                    and all(r.step(v) is not None and r.step(u) is not None for r in reads):
+                return v, u
+    return None
+
+
+def _tile_stage(c: Compute, outer: list[Loop], own: list[Axis], v: Axis, u: Axis, lanes: int, shared: int) -> Stage:
+    """A map in square tiles, transposed in registers: ... u.o, v.o { u.i unrolled { v.i as lanes } }."""
+    relations = tuple(Split(a, Axis(f"{a.name}.o", -(-a.extent // lanes)), Axis(f"{a.name}.i", min(lanes, a.extent))) for a in (u, v))
+    us, vs = relations
+    rest = [Loop(a) for a in own if a not in (u, v)]
+    return Stage(c, (*outer, *rest, Loop(us.outer), Loop(vs.outer), Loop(us.inner, "unroll"), Loop(vs.inner, "vector")), relations, shared)
 
 
 def _row_reduction(c: Compute, outer: list[Loop], own: list[Axis], red: list[Axis], vec: Axis, lanes: int, shared: int) -> Stage:
