@@ -276,7 +276,7 @@ class Tensorize(Step):
         return _put(s, replace(st, tensorize=k))
 
 
-STEPS: dict[str, type[Step]] = {
+STEPS: dict[str, Callable[..., Step]] = {
     c.name: c for c in (Divide, Reorder, Join, ComputeAt, CacheWrite, RFactor, Parallel, Vectorize, Unroll, PackLayout, Tensorize)}
 
 
@@ -311,11 +311,10 @@ def from_json(data: object) -> tuple[Step, ...]:
         raise ScheduleError(f"a schedule is a list of steps, not {data!r:.80}")
     out = []
     for item in data:
-        if not (isinstance(item, (list, tuple)) and len(item) == 2 and item[0] in STEPS and isinstance(item[1], dict)):
+        if not (isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str) and item[0] in STEPS and isinstance(item[1], dict)):
             raise ScheduleError(f"not a schedule step: {item!r:.120}")
-        make: Callable[..., Step] = STEPS[item[0]]
         try:
-            step = make(**{k: tuple(v) if isinstance(v, list) else v for k, v in item[1].items()})
+            step = STEPS[item[0]](**{k: tuple(v) if isinstance(v, list) else v for k, v in item[1].items()})
         except TypeError as e:
             raise ScheduleError(f"step {item[0]}: {e}") from None
         if not _well_typed(step):
