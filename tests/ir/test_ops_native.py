@@ -27,6 +27,6 @@ def test_native_code_agrees_with_the_reference(op: Op) -> None:
         for want in reference(op, s):
             got = np.asarray(results.pop(0))
             try:
-                assert_close(got, want, s.rtol)
+                assert_close(op, got, want, s.rtol)
             except AssertionError as e:
                 raise AssertionError(f"sample {k} {s.attrs} of {types_of(s.inputs)} -> {made}: {e}") from e
