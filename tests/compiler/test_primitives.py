@@ -62,7 +62,8 @@ def test_json_and_text() -> None:
 
 
 @pytest.mark.parametrize("data", [
-    3, "split", [["split"]], [[["split"], {}]], [["burn", {}]], [["split", {"stage": "y"}]], [["split", {"stage": "y", "loop": "i0", "factor": "4"}]],
+    3, "split", [["split"]], [[["split"], {}]], [["burn", {}]], [["split", {"stage": "y"}]],
+    [["split", {"stage": "y", "loop": "i0", "factor": "4"}]],
     [["split", {"stage": "y", "loop": "i0", "factor": True}]], [["reorder", {"stage": "y", "order": "i0"}]],
     [["parallel", {"stage": "y", "loop": "i0", "extra": 1}]], [["reorder", {"stage": "y", "order": [1, 2]}]]])
 def test_foreign_json_is_refused(data: object) -> None:

@@ -311,7 +311,8 @@ def from_json(data: object) -> tuple[Step, ...]:
         raise ScheduleError(f"a schedule is a list of steps, not {data!r:.80}")
     out = []
     for item in data:
-        if not (isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str) and item[0] in STEPS and isinstance(item[1], dict)):
+        pair = isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], dict)
+        if not pair or item[0] not in STEPS:
             raise ScheduleError(f"not a schedule step: {item!r:.120}")
         try:
             step = STEPS[item[0]](**{k: tuple(v) if isinstance(v, list) else v for k, v in item[1].items()})
