@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...backends.target import Target
-from ...ir.affine import Linear, linear
+from ...ir.affine import Div, Linear, Mod, Opaque, linear
 from ...ir.expr import Axis, Expr, Load, Var, axes_of, loads, rewrite, substitute, walk
 from ...ir.expr import Reduce as ReduceExpr
 from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
@@ -74,9 +74,11 @@ def _rename_reduces(body: Expr, n: int) -> Expr:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How one load or store moves with an axis: 0 stays, 1 contiguous, None anything else."""
+    """How one load or store moves with an axis: 0 stays, 1 contiguous, None anything else. `digits`: of the axes read as
+    a // c and a % c (channels in blocks of c), those whose a % c is contiguous -> c."""
 
     strides: dict[Axis, int | None]
+    digits: dict[Axis, int] = field(default_factory=dict)
 
     def step(self, a: Axis) -> int | None:
         return self.strides.get(a, 0)
@@ -99,7 +101,9 @@ def access(x: Load | Compute) -> Access:
     if isinstance(x, Load) and x.where is not None:
         for a in axes_of(x.where):
             strides.setdefault(a, 0)
-    return Access(strides)
+    digits = {a.arg.terms[0][0]: a.by for a, k in total.terms if isinstance(a, Mod) and k == 1 and a.arg.const == 0 and len(a.arg.terms) == 1
+              and a.arg.terms[0][1] == 1 and isinstance(a.arg.terms[0][0], Axis)}
+    return Access(strides, digits)
 
 
 def _nonlinear(e: Expr, a: Axis) -> bool:
@@ -107,7 +111,6 @@ def _nonlinear(e: Expr, a: Axis) -> bool:
 
 
 def _atom_axes(atom: object) -> set[Axis]:
-    from ...ir.affine import Div, Mod, Opaque
     if isinstance(atom, Axis):
         return {atom}
     if isinstance(atom, (Div, Mod)):
@@ -166,23 +169,26 @@ def _map_stage(c: Compute, outer: list[Loop], own: list[Axis], vec: Axis | None,
     return Stage(c, (*loops, Loop(vec, "vector")), (), shared)
 
 
-def _transposing(own: list[Axis], reads: list[Access], write: Access, lanes: int) -> tuple[Axis, Axis] | None:
-    """(axis the store runs along, axis a load runs along) of a map that transposes; both at least half a vector long."""
+def _transposing(own: list[Axis], reads: list[Access], write: Access, lanes: int) -> tuple[Axis, Axis, int] | None:
+    """(axis the store runs along, axis a load runs along, its tile) of a map that transposes; both axes are at least
+    half a vector long."""
     if lanes & (lanes - 1) or lanes < 4:
         return None
     for v in own:
         if write.step(v) != 1 or v.extent < lanes // 2:
             continue
         for u in own:
-            if u != v and u.extent >= lanes // 2 and any(r.step(u) == 1 and (r.step(v) or 0) > 1 for r in reads) \
-                    and all(r.step(v) is not None and r.step(u) is not None for r in reads):
-                return v, u
+            if u != v and u.extent >= lanes // 2 and any((r.step(u) == 1 or u in r.digits) and (r.step(v) or 0) > 1 for r in reads) \
+                    and all(r.step(v) is not None and (r.step(u) is not None or u in r.digits) for r in reads):
+                sizes = {r.digits[u] for r in reads if u in r.digits} or {lanes}
+                if len(sizes) == 1 and (size := sizes.pop()) <= lanes:
+                    return v, u, size
     return None
 
 
-def _tile_stage(c: Compute, outer: list[Loop], own: list[Axis], v: Axis, u: Axis, lanes: int, shared: int) -> Stage:
+def _tile_stage(c: Compute, outer: list[Loop], own: list[Axis], v: Axis, u: Axis, size: int, lanes: int, shared: int) -> Stage:
     """A map in square tiles, transposed in registers: ... u.o, v.o { u.i unrolled { v.i as lanes } }."""
-    relations = tuple(Split(a, Axis(f"{a.name}.o", -(-a.extent // lanes)), Axis(f"{a.name}.i", min(lanes, a.extent))) for a in (u, v))
+    relations = tuple(Split(a, Axis(f"{a.name}.o", -(-a.extent // n)), Axis(f"{a.name}.i", min(n, a.extent))) for a, n in ((u, size), (v, lanes)))
     us, vs = relations
     rest = [Loop(a) for a in own if a not in (u, v)]
     return Stage(c, (*outer, *rest, Loop(us.outer), Loop(vs.outer), Loop(us.inner, "unroll"), Loop(vs.inner, "vector")), relations, shared)
