@@ -142,3 +142,36 @@ def test_libraries_are_distinct_and_unloaded() -> None:
     kept.clear()
     del library
     assert mapped() == before
+
+
+def _refuse(*_: object) -> int:
+    raise PermissionError(1, "not here")
+
+
+def test_system_without_anonymous_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(jit.tempfile, "tempdir", str(tmp_path))
+    code = [compile_ir(binary_f32("k", 1), HOST)]
+    with monkeypatch.context() as m:
+        m.setattr(jit.os, "memfd_create", _refuse)
+        assert load(code, ["k"], HOST).address("k")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(jit, "_open_library", _refuse)
+    with pytest.raises(TargetError, match=r"does not let compiled code be loaded.*not here"):
+        load(code, ["k"], HOST)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_growth_when_dropped() -> None:
+    code = [compile_ir(binary_f32("k", 1), HOST)]
+
+    def pages() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+    gc.disable()
+    try:
+        for n in range(1200):
+            assert load(code, ["k"], HOST).address("k")
+            if n == 200:
+                before = pages()
+        assert pages() - before < 200, "pages for 1000 libraries"
+    finally:
+        gc.enable()

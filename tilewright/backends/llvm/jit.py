@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _ctypes
 import contextlib
-import ctypes
 import itertools
 import os
 import queue
@@ -176,14 +175,14 @@ class Library:
     """Code in this process. Addresses are valid as long as the object lives."""
 
     def __init__(self, image: Sequence[Bytes]) -> None:
-        self._library = _load(image)
+        self._handle = _load(image)
 
     def address(self, symbol: str) -> int:
-        return ctypes.cast(getattr(self._library, symbol), ctypes.c_void_p).value or 0
+        return _ctypes.dlsym(self._handle, symbol)
 
     def __del__(self) -> None:
-        if library := getattr(self, "_library", None):
-            _ctypes.dlclose(library._handle)
+        if handle := getattr(self, "_handle", None):
+            _ctypes.dlclose(handle)
 
 
 def load(objects: Sequence[bytes], exported: Sequence[str], target: Target) -> Library:
@@ -207,19 +206,32 @@ def require_host(target: Target) -> None:
 _serial = itertools.count()
 
 
-def _load(image: Sequence[Bytes]) -> ctypes.CDLL:
+def _load(image: Sequence[Bytes]) -> int:
+    """A handle of the system's loader. (`ctypes.CDLL` never closes its own, and makes a class for each library.) Some
+    systems forbid code in anonymous files: then the temporary folder serves."""
     try:
-        handle, path = os.memfd_create("tilewright", os.MFD_CLOEXEC), None
+        handle = os.memfd_create("tilewright", os.MFD_CLOEXEC)
+        try:
+            return _open_library(handle, _unique_path(handle), image)
+        finally:
+            os.close(handle)
     except (OSError, AttributeError):
-        handle, path = tempfile.mkstemp(suffix=".so")
+        pass
     try:
-        with os.fdopen(handle, "wb", closefd=False) as f:
-            f.writelines(image)
-        return ctypes.CDLL(path or _unique_path(handle))
-    finally:
-        os.close(handle)
-        if path:
+        handle, path = tempfile.mkstemp(prefix="tilewright", suffix=".so")
+        try:
+            return _open_library(handle, path, image)
+        finally:
+            os.close(handle)
             os.unlink(path)
+    except OSError as e:
+        raise TargetError(f"this system does not let compiled code be loaded, from memory or from {tempfile.gettempdir()}: {e}") from None
+
+
+def _open_library(handle: int, path: str, image: Sequence[Bytes]) -> int:
+    with os.fdopen(handle, "wb", closefd=False) as f:
+        f.writelines(image)
+    return _ctypes.dlopen(path, os.RTLD_NOW | os.RTLD_LOCAL)
 
 
 def _unique_path(handle: int) -> str:
