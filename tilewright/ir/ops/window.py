@@ -69,7 +69,7 @@ def window_of(n: OnnxNode, spatial: tuple[int, ...], kernel: tuple[int, ...]) ->
             if auto == "VALID":
                 pads[k] = pads[k + r] = 0
             room = spatial[k] + pads[k] + pads[k + r] - span
-            out = room // strides[k] + 1
+            out = int(room / strides[k]) + 1  # truncated toward 0, as ONNX has it: a window may hang over the end a little
             if n.attrs.get("ceil_mode", 0) and auto != "VALID":
                 out = -(-room // strides[k]) + 1
                 if (out - 1) * strides[k] >= spatial[k] + pads[k]:
