@@ -41,12 +41,14 @@ class Split:
     inner: Axis
     tail: str = "peel"
 
-    def segments(self) -> tuple[tuple[int, int, int, int], ...]:
+    def segments(self, extent: int | None = None) -> tuple[tuple[int, int, int, int], ...]:
         """(first outer, number of outers, inner extent, parent's value at the first) for each run of equal blocks:
-        for outer o in the run, parent = base + (o - first) * inner_extent + inner."""
-        n, f, t = self.parent.extent, self.inner.extent, self.outer.extent
+        for outer o in the run, parent = base + (o - first) * inner_extent + inner. `extent`: the parent's actual extent
+        where it is itself an inner loop inside a remainder."""
+        n, f = self.parent.extent if extent is None else extent, self.inner.extent
+        t = -(-n // f) if n else 0
         if self.tail == "balance":
-            size, rem = divmod(n, t)
+            size, rem = divmod(n, max(t, 1))
             runs = ((0, rem, size + 1, 0), (rem, t - rem, size, rem * (size + 1)))
         else:
             full, rem = divmod(n, f)

@@ -1,0 +1,1 @@
+"""The search for schedules. Nothing is here yet: `compiler/schedule/default.py` chooses without measuring."""
