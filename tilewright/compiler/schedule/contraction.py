@@ -70,14 +70,15 @@ def find_roles(c: Compute, packable: frozenset[str]) -> Roles | None:
     return None
 
 
-def schedule_contraction(p: Program, target: Target, packable: frozenset[str]) -> Scheduled | None:
-    """The schedule of a program that is one contraction with its epilogue; None where it does not fit the scheme."""
+def schedule_contraction(p: Program, target: Target, packable: frozenset[str], tile: Tile | None = None) -> Scheduled | None:
+    """The schedule of a program that is one contraction with its epilogue; None where it does not fit the scheme. `tile`
+    takes the place of the tile that would be chosen."""
     c = p.computes[0]
     roles = find_roles(c, packable)
     if roles is None or len(p.computes) != 1:
         return None
     lanes = lanes_of(c, target)
-    tile = choose_tile(roles, lanes, target)
+    tile = tile or choose_tile(roles, lanes, target)
     stage = _stage(c, roles, tile, lanes, target)
     s = Scheduled(p, (stage,))
     if roles.wide.buffer.name in packable:
