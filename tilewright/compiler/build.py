@@ -114,7 +114,7 @@ def build_instance(graph: Graph, options: Options, names: Mapping[str, str] = Ma
 
 def _job_key(s: Scheduled, target: Target) -> str:
     packs = ";".join(map(repr, s.packs))
-    stages = ";".join(f"{st.loops}{st.relations}{st.shared}{st.tensorize}" for st in s.stages)
+    stages = ";".join(f"{st.loops}{st.relations}{st.shared}{st.tensorize}{st.prefetch}" for st in s.stages)
     return f"{s.program}|{stages}|{packs}|{target.vector_bytes}"
 
 

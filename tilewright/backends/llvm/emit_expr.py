@@ -262,7 +262,9 @@ class ExprEmitter:
         if truth is False:
             assert e.other is not None
             return self.value(e.other)
-        if e.buffer.dtype.bits and 0 in e.buffer.shape:  # nothing to read; reached only under a failed check
+        if 0 in e.buffer.shape and e.other is not None:
+            return self.value(e.other)
+        if 0 in e.buffer.shape:  # nothing to read; reached only under a failed check
             for x in e.index:
                 self.value(x)
             return self._zero(e.dtype, 1)

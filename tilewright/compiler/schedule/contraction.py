@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...backends.target import Target
 from ...ir.affine import Linear, linear
@@ -84,10 +84,26 @@ def schedule_contraction(p: Program, target: Target, packable: frozenset[str], t
     if roles.wide.buffer.name in packable:
         packed = pack_operand(s, roles.wide.buffer.name)
         if packed is not None:
-            return packed
+            return _with_prefetch(packed, roles, target)
         if access(roles.wide).step(roles.vector) != 1:
             return None
     return s
+
+
+def _with_prefetch(s: Scheduled, r: Roles, target: Target) -> Scheduled:
+    """Large weights come from beyond the second-level cache once a call: their next panel is fetched while the present one
+    is multiplied with all tiles of the other operand."""
+    st = s.stages[0]
+    assert st.tensorize is not None
+    if _bytes(r.wide) < target.l2 // 8:
+        return s
+    outer = [x.axis for x in st.loops[:st.tensorize]]
+    own = {r.vector, *r.n} | {q.outer for q in st.relations if isinstance(q, Split) and q.parent in (r.vector, *r.n)}
+    moving = [a for a in outer if a in own and a.extent > 1]
+    if not moving or outer.index(moving[-1]) + 1 == len(outer) or math.prod(a.extent for a in outer[outer.index(moving[-1]) + 1:]) == 1:
+        return s
+    packed = next(b.name for b in s.program.inputs if b.name.endswith("_packed"))
+    return replace(s, stages=(replace(st, prefetch=(packed, moving[-1].name)),))
 
 
 # -- tile choice -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,144 @@
+"""Loops of a nest: counted loops with phis, peeled runs of ragged splits, vector loops with tails."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from llvmlite import ir
+
+from ...ir.expr import Axis
+from ...ir.loops import Split, Stage
+from ..target import Target
+from .emit_expr import I64T, Block, ExprEmitter, Frame
+from .linear import LANE, Lin
+
+UNROLL_VECTORS = 4    # vectors a trip in long vector loops without reductions
+
+Key = tuple[int, ...]
+
+
+class LoopEmitter(ExprEmitter):
+    """`acc`: accumulators in flight, by (reduction, point of the tile); every counted loop carries them as phis.
+    `begin`, `end`: the caller's part of the parallel loop. `full`: lanes of the present stage's vectors."""
+
+    begin: ir.Value
+    end: ir.Value
+
+    def __init__(self, module: ir.Module, target: Target, frame: Frame):
+        super().__init__(module, target, frame)
+        self.acc: dict[tuple[int, Key], ir.Value] = {}
+        self.full = 1
+
+    def _runs(self, st: Stage, axis: Axis) -> Iterator[tuple[int, int]]:
+        """(first, count) of each run of `axis` with one inner extent; the split's block is set meanwhile."""
+        split = next((r for r in st.relations if isinstance(r, Split) and r.outer == axis), None)
+        if split is None:
+            yield 0, self.ranges.extents.get(axis, axis.extent)
+            return
+        saved = self.blocks.get(split.parent), self.ranges.extents.get(split.inner)
+        for first, count, inner, base in split.segments(self.ranges.extents.get(split.parent)):
+            self.blocks[split.parent] = Block(split, first, inner, base)
+            self.ranges.extents[split.inner] = inner
+            self._changed()
+            yield first, count
+        self.blocks.pop(split.parent, None)
+        self.ranges.extents.pop(split.inner, None)
+        if saved[0] is not None:
+            self.blocks[split.parent] = saved[0]
+        if saved[1] is not None:
+            self.ranges.extents[split.inner] = saved[1]
+        self._changed()
+
+    def _changed(self) -> None:
+        """Remembered offsets no longer hold: blocks or ranges are different now."""
+        self.epoch += 1
+        self.offsets.clear()
+        self.deps.clear()
+
+    def _part(self, axis: Axis, first: int, count: int, body: Callable[[], None]) -> None:
+        """The iterations of [first, first + count) that lie in the caller's [begin, end)."""
+        lo, hi = self._max(self.begin, first), self._min(self.end, first + count)
+        if count == 1:
+            with self.b.if_then(self.b.icmp_signed("<", lo, hi)), self.frame.scope():
+                self.env[axis] = Lin(first)
+                body()
+        elif count:
+            self.ranges.bounds[axis] = (first, first + count - 1)
+            self._changed()
+            self._counted(axis, lo, hi, body, dynamic=True)
+            self.ranges.bounds.pop(axis)
+
+    def _max(self, v: ir.Value, k: int) -> ir.Value:
+        c = ir.Constant(I64T, k)
+        return self.b.select(self.b.icmp_signed("<", v, c), c, v)
+
+    def _min(self, v: ir.Value, k: int) -> ir.Value:
+        c = ir.Constant(I64T, k)
+        return self.b.select(self.b.icmp_signed(">", v, c), c, v)
+
+    def _counted(self, axis: Axis, lo: ir.Value, hi: ir.Value, body: Callable[[], None], dynamic: bool = False) -> None:
+        """for axis in [lo, hi): body. The trip count is known to be positive unless `dynamic`. Accumulators in flight
+        become phis."""
+        b = self.b
+        head = b.append_basic_block(f"{axis.name}.loop")
+        done = b.append_basic_block(f"{axis.name}.done")
+        before = b.block
+        if dynamic:
+            assert not self.acc
+            b.cbranch(b.icmp_signed("<", lo, hi), head, done)
+        else:
+            b.branch(head)
+        b.position_at_end(head)
+        counter = b.phi(I64T, axis.name)
+        counter.add_incoming(lo, before)
+        phis = {k: b.phi(v.type) for k, v in self.acc.items()}
+        for k, phi in phis.items():
+            phi.add_incoming(self.acc[k], before)
+        self.acc = dict(phis)
+        saved = self.frame.counters.get(axis), self.env.get(axis)
+        self.frame.counters[axis], self.env[axis] = counter, Lin(0, ((axis, 1),))
+        with self.frame.scope():
+            body()
+        following = b.add(counter, ir.Constant(I64T, 1), flags=("nsw",))
+        counter.add_incoming(following, b.block)
+        for k, phi in phis.items():
+            phi.add_incoming(self.acc[k], b.block)
+        b.cbranch(b.icmp_signed("<", following, hi), head, done)
+        b.position_at_end(done)
+        self.frame.counters.pop(axis)
+        self.env.pop(axis)
+        if saved[0] is not None and saved[1] is not None:
+            self.frame.counters[axis], self.env[axis] = saved[0], saved[1]
+
+    # -- vectors -------------------------------------------------------------------------------------------------------
+    def _lane(self, axis: Axis, at: Lin, lanes: int, valid: int) -> None:
+        """Points the vector loop `axis` at `lanes` values from `at` on."""
+        self.lanes, self.valid = lanes, valid
+        if self.ranges.extents.get(LANE) != valid:
+            self.ranges.extents[LANE] = valid
+            self._changed()
+        self.env[axis] = at if lanes == 1 else at + Lin(0, ((LANE, 1),))
+
+    def _tail(self, n: int) -> tuple[int, int]:
+        """(lanes, valid lanes) of a remainder of n < full: masked where the target has masks, else a shorter vector."""
+        return (self.full, n) if self.target.has_masks and n > 1 else (n, n)
+
+    def _vector_loop(self, axis: Axis, extent: int, body: Callable[[], None]) -> None:
+        n, tail = divmod(extent, self.full)
+        trip = UNROLL_VECTORS if n > 2 * UNROLL_VECTORS else 0
+        at = 0
+        if trip:
+            chunk = Axis(f"{axis.name}.v", n // trip)
+
+            def block() -> None:
+                for u in range(trip):
+                    self._lane(axis, Lin(u * self.full, ((chunk, trip * self.full),)), self.full, self.full)
+                    body()
+            self._counted(chunk, ir.Constant(I64T, 0), ir.Constant(I64T, n // trip), block)
+            at = n // trip * trip
+        for u in range(at, n):
+            self._lane(axis, Lin(u * self.full), self.full, self.full)
+            body()
+        if tail:
+            self._lane(axis, Lin(n * self.full), *self._tail(tail))
+            body()
+        self.lanes = self.valid = 1

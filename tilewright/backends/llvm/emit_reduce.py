@@ -1,0 +1,211 @@
+"""Reductions: tiles of accumulators in registers, vector sums joined at the end, epilogues.
+
+    acc[m,n] = 0
+    for k:                                  # a counted loop; accumulators are its phis
+      b[n] = load vector B[k, n]            # loads are shared across the unrolled tile
+      a    = load scalar A[m, k]
+      acc[m,n] = fma(a, b[n], acc[m,n])
+    C[m,n] = epilogue(acc[m,n])
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from ...ir.expr import Axis, Call, Reduce, Var, reduces
+from ...ir.loops import Loop, Stage
+from ...ir.types import F32, F64, DType
+from ..target import Target
+from .emit_expr import I32T, I64T, PTR, Frame
+from .emit_loops import Key, LoopEmitter
+from .linear import Lin
+from .scalar import emit_call
+
+
+def _identity(kind: str, d: DType) -> float | int | bool:
+    if kind in ("sum", "any"):
+        return 0
+    if kind in ("prod", "all"):
+        return 1
+    if d.is_float:
+        return float("-inf") if kind == "max" else float("inf")
+    if d.kind == "b":
+        return kind == "min"
+    low, high = (-(1 << (d.bits - 1)), (1 << (d.bits - 1)) - 1) if d.kind == "i" else (0, (1 << d.bits) - 1)
+    return low if kind == "max" else high
+
+
+_COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
+
+
+LINE = 64  # bytes of a cache line
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """`lines` cache lines from `pointer` on are touched in each innermost step of the serial reduce `loops` (axis, trips)."""
+
+    pointer: ir.Value
+    lines: int
+    loops: tuple[tuple[Axis, int], ...]
+
+
+class ReductionEmitter(LoopEmitter):
+    """`point`: where the unrolled and vector loops of the tile stand, by axis."""
+
+    def __init__(self, module: ir.Module, target: Target, frame: Frame):
+        super().__init__(module, target, frame)
+        self.point: dict[Axis, int] = {}
+        self.prefetch: Prefetch | None = None
+
+    def _reduction(self, st: Stage, k: int) -> None:
+        inner = st.loops[k:]
+        nodes = reduces(st.compute.body)
+        tile = [x for x in inner if not x.reduce]
+        split = [x for x in inner if x.reduce and x.split_sum]
+        saved, self.acc = self.acc, {}
+        self._points(st, [*tile, *split], lambda: self._start(nodes, tile, split))
+        if all(self.ranges.extents.get(x.axis, x.axis.extent) for x in inner if x.reduce):
+            self._update(st, inner, nodes, tile, split)
+        sums, self.acc = self.acc, saved
+        self._points(st, tile, lambda: self._finish(st, nodes, tile, split, sums))
+
+    def _points(self, st: Stage, loops: list[Loop], visit: Callable[[], None]) -> None:
+        """`visit` at every point of unrolled and vector loops, in order; `self.point` numbers it."""
+        if not loops:
+            visit()
+            return
+        axis = loops[0].axis
+        for first, count in self._runs(st, axis):
+            if loops[0].kind == "vector":
+                for u in range(-(-count // self.full)):
+                    rest = count - u * self.full
+                    lanes = (self.full, self.full) if rest >= self.full else self._tail(rest)
+                    if loops[0].reduce and not self.target.has_masks and rest < self.full:
+                        lanes = (rest, rest)
+                    self.point[axis] = u
+                    self._lane(axis, Lin(u * self.full), *lanes)
+                    self._points(st, loops[1:], visit)
+                self.lanes = self.valid = 1
+            else:
+                for i in range(first, first + count):
+                    self.point[axis], self.env[axis] = i, Lin(i)
+                    self._points(st, loops[1:], visit)
+        self.env.pop(axis, None)
+        self.point.pop(axis, None)
+
+    def _key(self, tile: list[Loop], split: list[Loop]) -> Key:
+        return tuple(self.point[x.axis] for x in (*tile, *split))
+
+    def _start(self, nodes: list[Reduce], tile: list[Loop], split: list[Loop]) -> None:
+        vector_sum = any(x.kind == "vector" for x in split)
+        lanes = self.full if vector_sum else self.lanes
+        for r, node in enumerate(nodes):
+            one = self.constant(_identity(node.kind, node.dtype), node.dtype)
+            self.acc[(r, self._key(tile, split))] = self.splat(one, lanes) if lanes > 1 else one
+
+    def _update(self, st: Stage, inner: tuple[Loop, ...], nodes: list[Reduce], tile: list[Loop], split: list[Loop]) -> None:
+        if not inner:
+            self.leaf = {}
+            for r, node in enumerate(nodes):
+                key = (r, self._key(tile, split))
+                self.acc[key] = self._accumulate(node, self.acc[key], any(x.kind == "vector" for x in split))
+            return
+        loop, rest = inner[0], inner[1:]
+
+        def body() -> None:
+            self._update(st, rest, nodes, tile, split)
+        if loop in tile or loop in split:
+            self._points(st, [loop], body)
+            return
+        for first, count in self._runs(st, loop.axis):
+            if loop.kind == "unroll" or count == 1:
+                for i in range(first, first + count):
+                    self.env[loop.axis] = Lin(i)
+                    body()
+            elif count:
+                fetch = self.prefetch if not any(x.kind == "serial" for x in rest) else None
+
+                def step(fetch: Prefetch | None = fetch) -> None:
+                    if fetch is not None:
+                        self._prefetch(fetch)
+                    body()
+                self._counted(loop.axis, ir.Constant(I64T, first), ir.Constant(I64T, first + count), step)
+        self.env.pop(loop.axis, None)
+
+    def _prefetch(self, p: Prefetch) -> None:
+        """Touches the next lines of `p`, where the serial reduce loops stand."""
+        at = Lin()
+        for axis, trips in p.loops:
+            at = at.scale(trips) + (self.env[axis] if axis in self.env else Lin())
+        fn = self.module.globals.get("llvm.prefetch.p0") or ir.Function(
+            self.module, ir.FunctionType(ir.VoidType(), [PTR, I32T, I32T, I32T]), "llvm.prefetch.p0")
+        base = self._gep(p.pointer, self.lin_value(at.scale(p.lines * LINE)))
+        for i in range(p.lines):
+            ptr = self._gep(base, ir.Constant(I64T, i * LINE)) if i else base
+            self.b.call(fn, [ptr, ir.Constant(I32T, 0), ir.Constant(I32T, 2), ir.Constant(I32T, 1)])  # read, into the second level
+
+    def _accumulate(self, node: Reduce, acc: ir.Value, vector_sum: bool) -> ir.Value:
+        wide = acc.type.count if isinstance(acc.type, ir.VectorType) else 1
+        body = node.body
+        partial = vector_sum and (self.valid < wide)
+        fused = node.kind == "sum" and isinstance(body, Call) and body.fn == "mul" and body.dtype in (F32, F64)
+        if fused and not partial:
+            assert isinstance(body, Call)
+            x, y = (self._widen(self.value(a), wide) for a in body.args)
+            name = f"llvm.fmuladd.{'v' + str(wide) if wide > 1 else ''}f{body.dtype.bits}"
+            fn = self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(acc.type, [acc.type] * 3), name)
+            return self.b.call(fn, [x, y, acc])
+        v = self.value(body)
+        if partial:
+            v = self._pad_lanes(v, node, wide)
+        return emit_call(self.b, _COMBINE[node.kind], [acc, self._widen(v, wide)], node.dtype, self.target)
+
+    def _widen(self, v: ir.Value, lanes: int) -> ir.Value:
+        return v if lanes == 1 or isinstance(v.type, ir.VectorType) else self.splat(v, lanes)
+
+    def _pad_lanes(self, v: ir.Value, node: Reduce, wide: int) -> ir.Value:
+        """A tail of a vector reduction, its missing lanes filled with the identity."""
+        if self.lanes == 1 and not isinstance(v.type, ir.VectorType):
+            fill = self.splat(self.constant(_identity(node.kind, node.dtype), node.dtype), wide)
+            return self.b.insert_element(fill, v, ir.Constant(I32T, 0))
+        v = self._widen(v, self.lanes)
+        fill = self.splat(self.constant(_identity(node.kind, node.dtype), node.dtype), self.lanes)
+        order = [ir.Constant(I32T, i if i < self.valid else self.lanes) for i in range(wide)]
+        return self.b.shuffle_vector(v, fill, ir.Constant(ir.VectorType(I32T, wide), order))
+
+    def _finish(self, st: Stage, nodes: list[Reduce], tile: list[Loop], split: list[Loop], sums: dict[tuple[int, Key], ir.Value]) -> None:
+        here = tuple(self.point[x.axis] for x in tile)
+        self.leaf = {}
+        for r, node in enumerate(nodes):
+            parts = [v for (i, key), v in sums.items() if i == r and key[:len(here)] == here]
+            while len(parts) > 1:  # pairwise: shorter chains and smaller error than one by one
+                joined = [emit_call(self.b, _COMBINE[node.kind], list(parts[i:i + 2]), node.dtype, self.target) for i in range(0, len(parts) - 1, 2)]
+                parts = joined + (parts[-1:] if len(parts) % 2 else [])
+            v = parts[0]
+            if any(x.kind == "vector" for x in split):
+                v = self._horizontal(node, v)
+            self.leaf[id(node)] = v
+        self.store(st.compute.buffer, tuple(Var(a) for a in st.compute.axes), self.value(st.compute.body))
+
+    def _horizontal(self, node: Reduce, v: ir.Value) -> ir.Value:
+        """All lanes of `v` combined by halving."""
+        while isinstance(v.type, ir.VectorType) and v.type.count > 1:
+            n = v.type.count
+            half = n // 2
+            undef = ir.Constant(v.type, ir.Undefined)
+
+            def part(lo: int, count: int, v: ir.Value = v, undef: ir.Value = undef) -> ir.Value:
+                mask = ir.Constant(ir.VectorType(I32T, count), [ir.Constant(I32T, lo + i) for i in range(count)])
+                return self.b.shuffle_vector(v, undef, mask)
+            if n == 2:
+                a, c = (self.b.extract_element(v, ir.Constant(I32T, i)) for i in (0, 1))
+            else:
+                a, c = part(0, half), part(half, half)
+            rest = self.b.extract_element(v, ir.Constant(I32T, n - 1)) if n % 2 else None
+            v = emit_call(self.b, _COMBINE[node.kind], [a, c], node.dtype, self.target)
+            if rest is not None:
+                v = emit_call(self.b, _COMBINE[node.kind], [self._horizontal(node, v), rest], node.dtype, self.target)
+        return v
