@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import UnsupportedError
+from ...ir.builder import GraphBuilder
 from ...ir.expr import Buffer
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import OPS, Op
@@ -27,10 +28,14 @@ def decompose(g: Graph) -> Graph:
 
 
 def is_composite(n: Node) -> bool:
-    """Whether code for `n` can only be made from its decomposition."""
+    """Whether code for `n` can only be made from its decomposition. Irregular ops decompose where their kernel does not
+    know the element type (half floats reach kernels as bits)."""
     op = OPS[n.op]
-    if type(op).decompose is Op.decompose or op.kernel(n.attrs, *(None if v is None else v.type for v in n.inputs)) is not None:
+    if type(op).decompose is Op.decompose:
         return False
+    if op.kernel(n.attrs, *(None if v is None else v.type for v in n.inputs)) is not None:
+        b = GraphBuilder()
+        return op.decompose(n.attrs, b, *(None if v is None else b.input(v.name, v.type) for v in n.inputs)) is not None
     if type(op).compute is Op.compute:
         return True
     buffers = (None if v is None else Buffer(f"in{k}", v.type.dtype, v.type.shape) for k, v in enumerate(n.inputs))
