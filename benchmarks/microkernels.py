@@ -37,7 +37,7 @@ TARGETS = ("native", "x86-64-v4", "x86-64-v3", "x86-64", "aarch64")
 LAYERS = (  # (M, K, N): 1x1 convolutions of ResNet-50 as pixels x channels, layers of BERT, VGG-19 and a batched classifier
     (3136, 64, 64), (3136, 64, 256), (784, 512, 128), (784, 128, 512), (196, 1024, 256), (196, 256, 1024), (49, 2048, 512), (49, 512, 2048),
     (128, 384, 384), (128, 384, 1536), (128, 1536, 384), (16, 384, 384), (512, 768, 3072), (32, 4096, 1000), (64, 1024, 1024))
-ROUND_SECONDS = 0.004
+ROUND_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ class Kernel:
     def name(self) -> str:
         return f"{self.tile.columns}x{self.tile.vectors * self.lanes}"
 
-    def rate(self, seconds: float) -> float:
-        """GFLOP/s over about `seconds`."""
-        n = max(1, int(seconds * 100e9 / self.flops))
+    def rate(self, count: float) -> float:
+        """GFLOP/s over about `count` operations."""
+        n = max(1, round(count / self.flops))
         begin = time.perf_counter()
         self.run(*self.addresses, n)
         return n * self.flops / (time.perf_counter() - begin) / 1e9
@@ -151,11 +151,17 @@ done:
 
 
 def measure(target: Target, kernels: list[Kernel], rounds: int) -> tuple[float, list[float]]:
-    """Best GFLOP/s of the peak loop and of each kernel, by turns."""
-    peak, top, best = f32_peak(target), 0.0, [0.0] * len(kernels)
+    """Best GFLOP/s of the peak loop and of each kernel, by turns: the peak has one before every kernel's."""
+    peak, best = f32_peak(target), [0.0] * len(kernels)
+    top = peak.gflops()
+    count = top * 1e9 * ROUND_SECONDS
     for _ in range(rounds):
-        top = max(top, peak.gflops(ROUND_SECONDS))
-        best = [max(b, k.rate(ROUND_SECONDS)) for b, k in zip(best, kernels, strict=True)]
+        for i, k in enumerate(kernels):
+            n = max(1, round(count / peak.flops))
+            begin = time.perf_counter()
+            peak.run(n)
+            top = max(top, n * peak.flops / (time.perf_counter() - begin) / 1e9)
+            best[i] = max(best[i], k.rate(count))
     return top, best
 
 
@@ -181,7 +187,7 @@ def main() -> int:
     ap.add_argument("--target", action="append", help="instruction set, may be repeated (default: all that run here)")
     ap.add_argument("--all", action="store_true", help="every register tile, not only those that default schedules choose")
     ap.add_argument("--need", type=float, default=0.0, help="least share of the peak; exit code 1 if a chosen kernel has less")
-    ap.add_argument("--rounds", type=int, default=25)
+    ap.add_argument("--rounds", type=int, default=200)
     a = ap.parse_args()
     targets = [t for t in map(Target.parse, a.target or TARGETS) if runs_here(t)]
     if not a.target and Target.host().arch == "x86_64" and Target.host().vector_bytes == 64:

@@ -147,9 +147,11 @@ def _cycles(roles: Roles, t: Tile, lanes: int, target: Target) -> float:
 
 def _step(points: int, vectors: int, target: Target) -> float:
     """Cycles of one k step: multiply-add ports, load ports, or the latency of the accumulators' chains. Vectors of the
-    wide operand stream from the second-level cache, scalars of the narrow one from the first: the small terms."""
-    fma = points * vectors / 2 * (1 if target.has_fma else 2)
-    return max(fma, (points + vectors) / 2, 4.0 if target.has_fma else 8.0) + 0.3 * vectors + 0.05 * points
+    wide operand stream from the second-level cache, scalars of the narrow one from the first: the small terms. Without
+    fused multiply-adds (SSE) a broadcast is a shuffle, which shares three ports with the multiplications and additions."""
+    if not target.has_fma:
+        return max((2 * points * vectors + points) / 3, 4.0) + 0.08 * vectors + 0.05 * points
+    return max(points * vectors / 2, (points + vectors) / 2, 4.0) + 0.3 * vectors + 0.05 * points
 
 
 def _balanced(extent: int, size: int) -> list[tuple[int, int]]:
