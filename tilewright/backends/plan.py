@@ -35,13 +35,18 @@ class Slot:
 @dataclass(frozen=True, slots=True)
 class KernelCall:
     """symbol(args…, workspace, 0, trips, ctx). `workspace` is a slot in the arena, None: the kernel needs none.
-    `trips`: extent of the outermost parallel loop; parts of [0, trips) may run on different threads."""
+    `trips`: extent of the outermost parallel loop; parts of [0, trips) may run on different threads.
+    `flops`, `bytes`: arithmetic operations, and bytes read and written at least, of one run (`compiler/work.py`); 0: not known.
+    `reads`: positions of the calls whose results this one reads."""
 
     symbol: str
     args: tuple[Slot, ...]
     trips: int = 1
     workspace: Slot | None = None
     label: str = ""
+    flops: int = 0
+    bytes: int = 0
+    reads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class HostCall:
     argument, where k is this call's position among the plan's HostCalls; it returns 0, or 1 for an index out of range.
 
     attrs: as `ir.text.attrs_text` writes them. types: of the op's inputs (None: absent, then it has no argument), then of
-    its outputs. n_inputs: how many of them are inputs."""
+    its outputs. n_inputs: how many of them are inputs. reads: positions of the calls whose results this one reads."""
 
     op: str
     attrs: str
@@ -58,6 +63,12 @@ class HostCall:
     types: tuple[TensorType | None, ...]
     n_inputs: int
     label: str = ""
+    reads: tuple[int, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Of its inputs and outputs."""
+        return sum(t.bytes for t in self.types if t is not None)
 
 
 Call = KernelCall | HostCall
@@ -86,13 +97,15 @@ class Plan:
     def check(self) -> None:
         """Raises PlanError where a slot points at nothing; everything that comes from a file passes here."""
         counts = {"input": len(self.inputs), "output": len(self.outputs), "weight": len(self.weights), "arena": 1}
-        for c in self.calls:
+        for k, c in enumerate(self.calls):
             extra = (c.workspace,) if isinstance(c, KernelCall) and c.workspace else ()
             for s in (*c.args, *extra):
                 if not 0 <= s.index < counts.get(s.kind, 0) or s.offset < 0:
                     raise PlanError(f"{c.label or 'call'}: {s} lies outside of the plan")
                 if s.kind == "arena" and s.offset > self.arena_bytes:
                     raise PlanError(f"{c.label or 'call'}: {s} lies outside of the arena of {self.arena_bytes} bytes")
+            if any(not 0 <= r < k for r in c.reads):
+                raise PlanError(f"{c.label or 'call'}: reads the result of a call that does not come before it")
             if isinstance(c, KernelCall) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", c.symbol):
                 raise PlanError(f"{c.symbol!r} is no symbol")
 
@@ -134,9 +147,11 @@ def _slot_json(s: Slot | None) -> list[object] | None:
 def _call_json(c: Call) -> dict[str, object]:
     args = [_slot_json(s) for s in c.args]
     if isinstance(c, KernelCall):
-        return {"symbol": c.symbol, "args": args, "trips": c.trips, "workspace": _slot_json(c.workspace), "label": c.label}
+        return {"symbol": c.symbol, "args": args, "trips": c.trips, "workspace": _slot_json(c.workspace), "label": c.label,
+                "flops": c.flops, "bytes": c.bytes, "reads": list(c.reads)}
     types = [type_json(t) if t else None for t in c.types]
-    return {"op": c.op, "attrs": c.attrs, "args": args, "types": types, "n_inputs": c.n_inputs, "label": c.label}
+    return {"op": c.op, "attrs": c.attrs, "args": args, "types": types, "n_inputs": c.n_inputs, "label": c.label,
+            "reads": list(c.reads)}
 
 
 def _get(data: object, key: str, kind: type[T]) -> T:
@@ -166,10 +181,13 @@ def _slot(data: object) -> Slot:
 def _call(data: object) -> Call:
     d = _get(data, "", dict)
     args, label = _list(d, "args", _slot), _get(d, "label", str)
+    reads = _list(d, "reads", lambda k: _get(k, "", int)) if "reads" in d else ()
     if "symbol" in d:
-        return KernelCall(_get(d, "symbol", str), args, _get(d, "trips", int), _slot(d["workspace"]) if d["workspace"] else None, label)
+        flops, size = (_get(d, k, int) if k in d else 0 for k in ("flops", "bytes"))
+        return KernelCall(_get(d, "symbol", str), args, _get(d, "trips", int), _slot(d["workspace"]) if d["workspace"] else None, label,
+                          flops, size, reads)
     types = _list(d, "types", lambda t: None if t is None else type_from_json(t))
-    return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, types, _get(d, "n_inputs", int), label)
+    return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, types, _get(d, "n_inputs", int), label, reads)
 
 
 def _plan(d: dict[str, object]) -> Plan:

@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 
+from .. import config
 from ..backends.cache import ObjectCache
 from ..backends.instance import Instance, Preparation
 from ..backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
@@ -15,6 +16,7 @@ from ..backends.llvm.entry import ENTRY, emit_entry
 from ..backends.llvm.jit import Job, build
 from ..backends.plan import Call, HostCall, KernelCall, Plan, Slot
 from ..backends.target import Target
+from ..errors import InputError, UnsupportedError
 from ..ir.builder import GraphBuilder
 from ..ir.expr import Buffer
 from ..ir.graph import Graph, Node, Value
@@ -32,6 +34,7 @@ from .passes.layout import choose_layouts
 from .passes.preparation import Prepared, split_preparation
 from .schedule.default import default_schedule
 from .views import Storage, Views, plan_views
+from .work import work
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,18 @@ class Options:
     threads: int = 1
     precision: str = "f32"
     cache: bool = True
+
+
+def make_options(target: str | Target, threads: int | None, precision: str, schedules: object, cache: bool) -> Options:
+    """Checks what the user chose. Raises TargetError, InputError, UnsupportedError."""
+    if precision != "f32":
+        raise UnsupportedError(f"precision {precision!r} is not supported yet; expected 'f32'")
+    if schedules is not None:
+        raise UnsupportedError("tuning logs (schedules=) are not supported yet; leave the option out to use default schedules")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads must be a positive int, got {threads!r}")
+    t = Target.parse(target) if isinstance(target, str) else target
+    return Options(t, threads or config.read().threads or t.cores, precision, cache)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,7 +155,8 @@ class _Assembly:
         self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, spaces)
 
     def plan(self) -> Plan:
-        calls = tuple(self._call(k, i) for i, k in enumerate(self.low.kernels))
+        reads = _sources(self.low.kernels)
+        calls = tuple(replace(self._call(k, i), reads=reads[i]) for i, k in enumerate(self.low.kernels))
         g = self.low.prepared.main
         weights = []
         for index, shape, pack in self.weights:
@@ -159,7 +175,9 @@ class _Assembly:
                 for r, b, sb in zip(k.inputs, k.program.inputs, s.program.inputs, strict=True)]
         args += [self._slot(r.storage, r.offset, b, None) for r, b in zip(k.outputs, k.program.outputs, strict=True)]
         space = self.arena.workspaces.get(position)
-        return KernelCall(self._symbol(s), tuple(args), max(1, parallel_extent(s)), None if space is None else Slot("arena", 0, space), k.label)
+        done = work(k.program)
+        return KernelCall(self._symbol(s), tuple(args), max(1, parallel_extent(s)), None if space is None else Slot("arena", 0, space), k.label,
+                          done.flops, done.bytes)
 
     def _symbol(self, s: Scheduled) -> str:
         key = f"{_canonical(s.program)}|{_job_key(s, self.options.target)}"
@@ -222,6 +240,17 @@ def _packed(b: GraphBuilder, v: Value, shape: Sequence[int], pack: Pack | None) 
 
 def _op(b: GraphBuilder, v: Value, op: str, needed: bool, **attrs: object) -> Value:
     return b.op(op, v, **attrs) if needed else v
+
+
+def _sources(kernels: Sequence[Kernel]) -> list[tuple[int, ...]]:
+    """For each kernel, the positions of those whose results it reads. A storage may have several writers (parts of a concat)."""
+    writers: dict[str, list[int]] = {}
+    found: list[tuple[int, ...]] = []
+    for i, k in enumerate(kernels):
+        found.append(tuple(sorted({w for r in k.inputs if r is not None for w in writers.get(r.storage, ())})))
+        for r in k.outputs:
+            writers.setdefault(r.storage, []).append(i)
+    return found
 
 
 def _canonical(p: Program) -> str:
