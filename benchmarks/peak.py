@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ class Peak:
     """`run(n)` does n rounds of the loop; each is `flops` floating-point operations (a multiply-add counts two)."""
 
     flops: int
-    run: ctypes._CFuncPtr
+    run: Callable[[int], float]
     _engine: llvm.ExecutionEngine  # owns the code
 
     def gflops(self, seconds: float = 0.05) -> float:

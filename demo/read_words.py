@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -36,7 +37,7 @@ class Comparison:
     difference: float
 
 
-def onnxruntime_network(path: str) -> Network:
+def onnxruntime_network(path: Path) -> Network:
     """The network in ONNX Runtime, on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -60,7 +61,7 @@ def compare(ours: Network, theirs: Network, words: list[np.ndarray]) -> Comparis
 
 
 def main(arguments: list[str]) -> int:
-    path = str(ocr.model_path())
+    path = ocr.model_path()
     picture = Image.open(arguments[0]) if arguments else ocr.draw(LINES)
     crops = ocr.find_words(picture)
     if not crops:

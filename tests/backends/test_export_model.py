@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,7 +36,7 @@ def cnn() -> onnx.ModelProto:
         "w0": (16, 3, 3, 3), "b0": (16,), "w1": (16, 1, 3, 3), "w2": (16, 16, 1, 1), "w3": (24, 16, 3, 3), "fc": (24, 5), "scale": (16,),
         "shift": (16,), "mean": (16,)}.items()} | {"var": np.linspace(0.5, 2, 16, dtype="f4")}
 
-    def node(op: str, *args: str, **attrs: object) -> onnx.NodeProto:
+    def node(op: str, *args: str, **attrs: Any) -> onnx.NodeProto:
         return helper.make_node(op, list(args[:-1]), [args[-1]], **attrs)
     nodes = [
         node("Conv", "image", "w0", "b0", "c0", pads=[1, 1, 1, 1], strides=[2, 2]), node("Relu", "c0", "r0"),

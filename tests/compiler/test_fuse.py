@@ -155,5 +155,5 @@ def test_kinds_follow_from_the_computation(op: str, attrs: dict[str, object], sh
     from tilewright.ir.types import I64
     b = GraphBuilder("k")
     ins = [b.input(f"x{k}", TensorType(I64 if op == "gather" and k else F32, s)) for k, s in enumerate(shapes)]
-    b.emit(op, ins, **attrs)
+    b.op(op, *ins, **attrs)
     assert describe(b.nodes[-1], {}).kind == expected

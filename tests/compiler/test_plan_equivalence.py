@@ -239,7 +239,7 @@ def check(g: Graph, inputs: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(got, want[v.name], rtol=1e-9, atol=1e-10 * scale)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(graphs())
 def test_plan_equals_graph(case: tuple[Graph, dict[str, np.ndarray]]) -> None:
     check(*case)

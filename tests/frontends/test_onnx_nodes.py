@@ -42,7 +42,7 @@ def _close(got: Data, wanted: Data, rtol: float, atol: float) -> None:
         for g, w in zip(got, wanted, strict=True):
             _close(g, w, rtol, atol)
     else:
-        np.testing.assert_allclose(got, wanted, rtol=rtol, atol=atol)
+        np.testing.assert_allclose(np.asarray(got), np.asarray(wanted), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("t", _tests(), ids=lambda t: t.name)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from ..compiler.frontends.source import UNKNOWN_RANK, InputSpec, OptionalSpec
+from ..backends.arguments import Spec
+from ..compiler.frontends.source import UNKNOWN_RANK, OptionalSpec
 from ..errors import UnsupportedError
 from ..ir.types import Dim, TensorSpec
 
@@ -50,7 +51,7 @@ def parse_inputs(texts: Iterable[str]) -> dict[str, np.ndarray]:
     return found
 
 
-def gather(specs: Sequence[InputSpec], given: Mapping[str, np.ndarray], shapes: Shapes, seed: int | None) -> dict[str, np.ndarray]:
+def gather(specs: Sequence[Spec], given: Mapping[str, np.ndarray], shapes: Shapes, seed: int | None) -> dict[str, np.ndarray]:
     """One array for each input of a model: from `given`, the others at random from `seed` with the spec's or `shapes`' dimensions."""
     check_names(specs, given, "--input")
     check_names(specs, shapes, "--shape")
@@ -64,7 +65,7 @@ def gather(specs: Sequence[InputSpec], given: Mapping[str, np.ndarray], shapes: 
     return dict(given) | {s.name: random_array(rng, s.dtype, concrete(s, shapes)) for s in missing}
 
 
-def check_names(specs: Sequence[InputSpec], found: Iterable[str], option: str) -> None:
+def check_names(specs: Sequence[Spec], found: Iterable[str], option: str) -> None:
     """Bad usage where `found` names an input that the model does not have."""
     names = [s.name for s in specs]
     for name in found:

@@ -1,14 +1,14 @@
 """Builds graphs node by node: infers types, folds what is known, names what is new."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 
 from ..errors import ModelError
 from .graph import Attrs, Constant, Graph, Node, Value
-from .op import OPS
+from .op import OPS, Op
 from .types import DType, TensorType, dtype_of
 
 MAX_TENSOR_BYTES = 1 << 38  # refuse single tensors of 256 GiB: no machine this runs on holds one
@@ -44,7 +44,7 @@ class GraphBuilder:
         self.inputs.append(Value(self.fresh(name), type))
         return self.inputs[-1]
 
-    def constant(self, array: np.ndarray | int | float | Sequence[int], dtype: DType | None = None, name: str = "c") -> Value:
+    def constant(self, array: np.ndarray | np.generic | int | float | Sequence[int], dtype: DType | None = None, name: str = "c") -> Value:
         """A literal. Python ints become i64 and floats f32 unless `dtype` says otherwise."""
         a = np.asarray(array)
         if not isinstance(array, (np.ndarray, np.generic)):
@@ -79,13 +79,13 @@ class GraphBuilder:
     # -- nodes -------------------------------------------------------------------------------------------------------
     def op(self, name: str, *inputs: Value | None, **attrs: object) -> Value:
         """Appends one node and returns its only (or first) output."""
-        return self.emit(name, inputs, **attrs)[0]
+        return self.emit(name, inputs, make_attrs(OPS[name], attrs))[0]
 
     def emit(self, name: str, inputs: Sequence[Value | None], attrs_: Attrs | None = None, hint: str = "v",
              names: Sequence[str] = (), **attrs: object) -> tuple[Value, ...]:
         """Appends one node and returns all its outputs. `names` are wished-for names of the outputs."""
         op = OPS[name]
-        a = attrs_ if attrs_ is not None else op.Attrs(**{k: _plain(v) for k, v in attrs.items()})
+        a = attrs_ if attrs_ is not None else make_attrs(op, attrs)
         types = op.infer(a, *(None if v is None else v.type for v in inputs))
         for t in types:
             if t.bytes > MAX_TENSOR_BYTES:
@@ -106,6 +106,11 @@ class GraphBuilder:
     def graph(self, outputs: Sequence[Value]) -> Graph:
         g = Graph(self.name, tuple(self.inputs), tuple(outputs), tuple(self.nodes), MappingProxyType(dict(self.constants)))
         return g.replace()
+
+
+def make_attrs(op: Op, given: Mapping[str, object]) -> Attrs:
+    """The op's attributes from values as models write them."""
+    return op.Attrs(**{k: _plain(v) for k, v in given.items()})
 
 
 def _plain(v: object) -> object:

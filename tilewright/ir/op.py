@@ -8,7 +8,7 @@ Fusion kind is derived from the computations (`ir/kinds.py`), never declared.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -98,7 +98,7 @@ class OnnxNode:
     name: str
     opset: int
     inputs: tuple[Value | None, ...]
-    attrs: dict[str, object]
+    attrs: Mapping[str, object]
     n_outputs: int
     static_value: Callable[[Value], np.ndarray]
 
@@ -162,7 +162,9 @@ def _one_to_one() -> dict[str, Op]:
 def _generic(op: Op) -> OnnxImporter:
     import dataclasses
 
+    from .builder import make_attrs
+
     def build(n: OnnxNode, b: GraphBuilder) -> Sequence[Value]:
         names = {f.name for f in dataclasses.fields(op.Attrs)}
-        return b.emit(op.name, n.inputs, **{k: v for k, v in n.attrs.items() if k in names})
+        return b.emit(op.name, n.inputs, make_attrs(op, {k: v for k, v in n.attrs.items() if k in names}))
     return build

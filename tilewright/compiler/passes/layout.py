@@ -66,7 +66,7 @@ class _Layouts:
             return v
         if v.name not in self.made_plain:
             x = self.virtual[v.name]
-            n, cb, h, w, c = x.type.shape
+            _, cb, h, w, c = x.type.shape
             if h * w == 1 and v.type.shape[1] == cb * c:
                 self.made_plain[v.name] = b.op("reshape", x, shape=v.type.shape)
             else:
@@ -225,8 +225,9 @@ class _Layouts:
                     b.op("reshape", w, shape=(*w.type.shape[:2], 1, w.type.shape[2])), bias)
             y4 = b.fresh(n.outputs[0].name + ".image")
             image = Node("conv", ins2, flat, (Value(y4, OPS["conv"].infer(flat, *(v and v.type for v in ins2))[0]),), n.source)
-            (v,) = self._blocked_node(image, ins2, b) or self._plain_conv(image, ins2, b) or ()
-            return (b.op("reshape", self.plain(v, b), shape=out.shape),)
+            made = self._blocked_node(image, ins2, b) or self._plain_conv(image, ins2, b)
+            assert made is not None and len(made) == 1
+            return (b.op("reshape", self.plain(made[0], b), shape=out.shape),)
         g = a.groups
         xi = self._padded(x, a, b)
         xi = b.op("reshape", xi, shape=(xi.type.shape[0] * g, xi.type.shape[1] // g, *xi.type.shape[2:])) if g > 1 else xi

@@ -110,7 +110,8 @@ class DirectConv(Op):
             raise self.fail(f"input {x}, weight {w} and bias {bias} do not fit {attrs}")
         h, wd = ((x.shape[2 + k] - (w.shape[3 + k] - 1) * attrs.dilations[k] - 1) // attrs.strides[k] + 1 for k in range(2))
         o = w.shape[1]
-        return (TensorType(x.dtype, (x.shape[0], o // attrs.out_block, h, wd, attrs.out_block) if attrs.out_block else (x.shape[0], o, h, wd)),)
+        blocked = (x.shape[0], o // attrs.out_block, h, wd, attrs.out_block) if attrs.out_block else (x.shape[0], o, h, wd)
+        return (TensorType(x.dtype, blocked),)
 
     def reference(self, attrs: DirectConvAttrs, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         g, o, i = w.shape[:3]
@@ -122,7 +123,8 @@ class DirectConv(Op):
         y = y.reshape(n * g, o, *y.shape[2:])
         return (y if not attrs.out_block else OPS["to_blocked"].reference(BlockAttrs(attrs.out_block), y)[0],)
 
-    def compute(self, attrs: DirectConvAttrs, outs: tuple[TensorType, ...], x: Buffer, w: Buffer, bias: Buffer | None = None) -> tuple[Compute, ...]:
+    def compute(self, attrs: DirectConvAttrs, outs: tuple[TensorType, ...], x: Buffer, w: Buffer,
+                bias: Buffer | None = None) -> tuple[Compute, ...]:
         c, d, (sh, sw), (dh, dw) = attrs.in_block, attrs.out_block, attrs.strides, attrs.dilations
         groups, _, channels, kh, kw = w.shape
 
@@ -172,7 +174,8 @@ class DepthwiseConv(Op):
                                      None if bias is None else bias.reshape(-1))
         return OPS["to_blocked"].reference(BlockAttrs(x.shape[4]), y)
 
-    def compute(self, attrs: DirectConvAttrs, outs: tuple[TensorType, ...], x: Buffer, w: Buffer, bias: Buffer | None = None) -> tuple[Compute, ...]:
+    def compute(self, attrs: DirectConvAttrs, outs: tuple[TensorType, ...], x: Buffer, w: Buffer,
+                bias: Buffer | None = None) -> tuple[Compute, ...]:
         (sh, sw), (dh, dw) = attrs.strides, attrs.dilations
 
         def body(n: Expr, cb: Expr, h: Expr, wd: Expr, lane: Expr) -> Expr:
@@ -183,6 +186,7 @@ class DepthwiseConv(Op):
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
         for x, w, s in (((1, 2, 7, 9, 4), (2, 3, 3, 4), (1, 1)), ((2, 1, 11, 6, 16), (1, 5, 2, 16), (2, 1))):
-            yield Sample(tuple(rng.standard_normal(t).astype("f4") for t in (x, w, (w[0], w[3]))), DirectConvAttrs(s, (1, 1), x[4], x[4]), 1e-5)
+            arrays = tuple(rng.standard_normal(t).astype("f4") for t in (x, w, (w[0], w[3])))
+            yield Sample(arrays, DirectConvAttrs(s, (1, 1), x[4], x[4]), 1e-5)
 
 

@@ -13,7 +13,7 @@ from ..op import OnnxNode, from_onnx
 def binarizer(n: OnnxNode, b: GraphBuilder) -> Value:
     """1 where x > threshold, else 0, in x's type."""
     x = n.need(0)
-    threshold = n.attrs.get("threshold", 0.0)
+    threshold = float(n.attrs.get("threshold", 0.0))  # type: ignore[arg-type]
     if x.type.dtype.is_int:
         threshold = np.floor(threshold)  # the same comparison among integers
     above = b.op("gt", x, b.constant(np.array(threshold).astype(x.type.dtype.numpy)))
