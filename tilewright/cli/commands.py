@@ -144,7 +144,7 @@ def inspect(
     shape: ShapeTexts = None,
 ) -> None:
     """Prints a model on its way to machine code."""
-    from ..compiler.compile import inspect as text_of
+    from ..compiler.inspect import inspect as text_of
     from .arguments import parse_shapes
     typer.echo(text_of(_source(model), stage=stage.value, target=_target(target), shapes=parse_shapes(shape or ()), group=group))
 

@@ -94,7 +94,8 @@ def lower_graph(graph: Graph, options: Options) -> Lowered:
 def _schedule(k: Kernel, views: Views, options: Options, made: dict[tuple[str, frozenset[int]], Scheduled]) -> Scheduled:
     """The kernel's schedule; equal programs are scheduled once (buffers' names differ only by position)."""
     assert k.program is not None
-    packable = frozenset(i for i, (b, r) in enumerate(zip(k.program.inputs, k.inputs, strict=True)) if _whole_weight(b, views.storages[r.storage], r.offset))
+    packable = frozenset(i for i, (b, r) in enumerate(zip(k.program.inputs, k.inputs, strict=True))
+                         if _whole_weight(b, views.storages[r.storage], r.offset))
     key = (k.program.key(), packable)
     if key not in made:
         made[key] = default_schedule(k.program, options.target, frozenset(k.program.inputs[i].name for i in packable))

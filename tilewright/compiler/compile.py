@@ -18,17 +18,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-from .. import config
 from ..backends.arguments import tensor
 from ..backends.executable import Executable
 from ..backends.instance import Instance
 from ..backends.target import Target
-from ..errors import InputError, TilewrightError, UnsupportedError
+from ..errors import InputError, TilewrightError
 from ..ir.graph import Graph
 from ..ir.types import TensorSpec, TensorType
 from . import frontends
-from .build import Lowered, Options, build_instance, lower_graph
-from .frontends.source import NeedsValue, Segment, Source, ValueType, type_of
+from .build import Options, build_instance, make_options
+from .frontends.source import NeedsValue, Source, ValueType, type_of
 from .model import Specialiser, compile_segment
 
 Inputs = Mapping[str, object] | Sequence[object]
@@ -47,7 +46,7 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
 
     Raises ModelError, UnsupportedError, InputError, TargetError.
     """
-    options = _options(target, threads, precision, schedules, cache)
+    options = make_options(target, threads, precision, schedules, cache)
     if isinstance(model, Graph):
         return _executable_of_graph(model, options)
     source = frontends.load(model, _examples(inputs))
@@ -64,51 +63,6 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
             pass  # compiled at the first call, for the values it brings
     saved = _saved(model, options)
     return Executable(source.inputs, source.outputs, Specialiser(source, options, saved), options.target, name)
-
-
-def inspect(model: object, stage: str, target: str | Target = "native", shapes: Mapping[str, Sequence[int]] | None = None,
-            group: str | None = None) -> str:
-    """The model on its way to code, as text: stage graph, fused, loops, llvm or asm; `group` picks one by number or name."""
-    from ..backends.llvm.emit import emit_kernel
-    from ..backends.llvm.jit import assembly, optimised_ir
-    options = _options(target, None, "f32", None, True)
-    graph = model if isinstance(model, Graph) else _static_graph(frontends.load(model), shapes)
-    low = lower_graph(graph, options)
-    if stage == "graph":
-        return str(low.prepared.main)
-    if stage == "fused":
-        return _fused_text(low, group)
-    picked = [(k, s) for k, s in zip(low.kernels, low.scheduled, strict=True) if _matches(low, k.group, k.label, group)]
-    if not picked:
-        raise InputError(f"no group is called {group!r}; there are {len(low.partition.groups)} groups, see --stage fused")
-    parts, seen = [], set()
-    for i, (k, s) in enumerate(picked):
-        head = f"# kernel {i}, group {k.group}: {k.label}\n"
-        if s is None:
-            parts.append(f"{head}host function of {k.label}")
-        elif (text := f"{s}") not in seen:
-            seen.add(text)
-            symbol = f"k{i}"
-            parts.append(head + (f"{s.program}\n{s}" if stage == "loops" else optimised_ir(emit_kernel(s, options.target, symbol), options.target)
-                                 if stage == "llvm" else assembly(emit_kernel(s, options.target, symbol), options.target)))
-    return "\n\n".join(parts)
-
-
-def lowered(model: object, target: str | Target = "native", shapes: Mapping[str, Sequence[int]] | None = None) -> Lowered:
-    """The model's kernels with their schedules, without machine code: for benchmarks and tests of the compiler."""
-    graph = model if isinstance(model, Graph) else _static_graph(frontends.load(model), shapes)
-    return lower_graph(graph, _options(target, None, "f32", None, True))
-
-
-def _options(target: str | Target, threads: int | None, precision: str, schedules: object, cache: bool) -> Options:
-    if precision != "f32":
-        raise UnsupportedError(f"precision {precision!r} is not supported yet; expected 'f32'")
-    if schedules is not None:
-        raise UnsupportedError("tuning logs (schedules=) are not supported yet; leave the option out to use default schedules")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads must be a positive int, got {threads!r}")
-    t = Target.parse(target) if isinstance(target, str) else target
-    return Options(t, threads or config.read().threads or t.cores, precision, cache)
 
 
 def _executable_of_graph(graph: Graph, options: Options) -> Executable:
@@ -155,33 +109,6 @@ def _specs(specs: Sequence[object], instance: Instance, ins: bool) -> list[Tenso
     return [TensorSpec(s.name, t.shape, t.dtype.numpy) for s, (_, t) in zip(specs, types, strict=True)]  # type: ignore[attr-defined]
 
 
-def _static_graph(source: Source, shapes: Mapping[str, Sequence[int]] | None) -> Graph:
-    types = {k: tuple(v) for k, v in (shapes or {}).items()}
-    missing = [f"{s.name}[{','.join(map(str, s.shape))}]" for s in source.inputs
-               if isinstance(s, TensorSpec) and s.name not in types and not all(isinstance(d, int) for d in s.shape)]
-    if missing:
-        raise InputError(f"the shape of {', '.join(missing)} is symbolic; give concrete ones with --shape name=dims")
-    segment: Segment = source.import_graph(types)
-    return segment.graph
-
-
-def _matches(low: Lowered, index: int, label: str, group: str | None) -> bool:
-    return group is None or group == str(index) or group in label
-
-
-def _fused_text(low: Lowered, group: str | None) -> str:
-    lines = []
-    for i, (g, r) in enumerate(zip(low.partition.groups, low.views.roles, strict=True)):
-        if not _matches(low, i, g.label, group):
-            continue
-        lines.append(f"group {i}  {g.kind:<11} {g.label} -> {', '.join(map(repr, g.outputs))}" + (f"   [{r.kind}]" if r.kind != "kernel" else ""))
-        lines += [f"    {w}" for w in (*g.why, *((r.why,) if r.why else ()))]
-        lines += [f"    {line}" for k in low.kernels if k.group == i and k.program is not None for line in str(k.program).splitlines()]
-    if not lines:
-        raise InputError(f"no group is called {group!r}; there are {len(low.partition.groups)} groups")
-    return "\n".join(lines)
-
-
 def _saved(model: object, options: Options) -> tuple[bytes, dict[str, str | int | bool]] | None:
     """The model itself as bytes, for saving what is compiled anew on load; None where it has no such form."""
     settings: dict[str, str | int | bool] = {"target": options.target.name, "threads": options.threads, "precision": options.precision}
@@ -194,5 +121,3 @@ def _saved(model: object, options: Options) -> tuple[bytes, dict[str, str | int 
             raise TilewrightError(f"{model} cannot be read: {e.strerror or e}") from None
     serialise = getattr(model, "SerializeToString", None)
     return (serialise(), settings) if serialise is not None else None
-
-
