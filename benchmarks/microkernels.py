@@ -17,7 +17,7 @@ import argparse
 import ctypes
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,7 @@ class Kernel:
     tile: Tile
     k: int
     lanes: int
-    run: ctypes._CFuncPtr
+    run: Callable[[int, int, int, int], None]
     addresses: tuple[int, int, int]
     operands: tuple[np.ndarray, ...]
     library: Library

@@ -4,7 +4,7 @@
                             1 verify after every pass   2 and time the passes   3 and say what each pass changed
                             4 and print the graph before and after   5 and after every pass   6 and fused programs and loops
     TILEWRIGHT_DUMP=dir     a numbered snapshot of the graph after every pass, which the command line can run again
-    TILEWRIGHT_CACHE=dir    where compiled objects are kept ("" or "0": nowhere)
+    TILEWRIGHT_CACHE=dir    where compiled objects are kept ("" or "0": nowhere; by default the user's cache folder)
     TILEWRIGHT_THREADS=n    default number of threads
 """
 from __future__ import annotations
@@ -53,5 +53,5 @@ def _cache(env: Mapping[str, str]) -> Path | None:
     given = env.get("TILEWRIGHT_CACHE")
     if given is not None:
         return None if given.strip() in ("", "0") else Path(given).expanduser()
-    base = env.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "tilewright"
+    from platformdirs import user_cache_path
+    return user_cache_path("tilewright", appauthor=False)

@@ -95,8 +95,9 @@ def test_reports(capsys):
     assert "before all passes:" in text and "after dce:" in text and " ms " in text
 
 
-def test_the_environment_is_read_on_demand(tmp_path):
-    home = read({"XDG_CACHE_HOME": "/c"})
+def test_the_environment_is_read_on_demand(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    home = read({})
     assert (home.debug, home.dump, str(home.cache), home.threads, home.verify) == (0, None, "/c/tilewright", None, False)
     full = read({"TILEWRIGHT_DEBUG": "3", "TILEWRIGHT_DUMP": str(tmp_path), "TILEWRIGHT_CACHE": "0", "TILEWRIGHT_THREADS": "2"})
     assert (full.debug, full.dump, full.cache, full.threads, full.verify) == (3, tmp_path, None, 2, True)
