@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from .arguments import Data, Spec, by_name, check_shape, convert, ready, tensor
 from .instance import Instance, Preparation
 from .report import Report, explain
 from .target import Target
+
+if TYPE_CHECKING:
+    from .profile import Profile
 
 Result = Data | tuple[Data, ...]
 _MOST_SPECIALISATIONS = 128  # of one model, for different shapes; then the oldest is dropped
@@ -222,6 +225,20 @@ class Executable:
     def explain(self) -> Report:
         """What the compiler did, as text (`print`) or HTML (`.to_html(path)`)."""
         return explain(self.name, self.inputs, self.outputs, self.target, self.instances())
+
+    def profile(self, inputs: Mapping[str, object] | Sequence[object], seconds: float = 1.0) -> Profile:
+        """Time, GFLOP/s, bytes and share of a core's peak of each step, measured for about `seconds` on one thread; `print`
+        it, or read its `calls`. `explain` shows it from then on. `inputs`: by name, or in order.
+
+        Raises InputError where the model runs in several parts, TargetError where the code is for another machine."""
+        from .profile import profile
+        named = inputs if isinstance(inputs, Mapping) else None
+        data = convert(self.inputs, by_name(self.inputs, dict(named)) if named is not None else list(cast("Sequence[object]", inputs)))
+        direct = self._runnable(data).direct
+        if direct is None:
+            raise InputError(f"{self.name} runs in several parts, because shapes in it depend on data; profile serves models of one part")
+        direct.profiled = profile(direct, cast("list[np.ndarray]", data), seconds)
+        return direct.profiled
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a `.twx` file that `tilewright.load` reads. The file appears whole or not at all. It holds machine code

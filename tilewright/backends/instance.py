@@ -5,7 +5,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, ENTRY
 from .llvm.jit import Library, load_image, require_host
 from .plan import ARENA_ALIGN, Plan
 from .target import Target, runs_here
+
+if TYPE_CHECKING:
+    from .profile import Profile
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 5)
 OUT_OF_RANGE = "an index computed from the inputs' values is out of range for the tensor it selects from"
@@ -172,6 +175,12 @@ class Instance:
         self._in_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.inputs)
         self._out_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.outputs)
         self._frames: list[_Frame] = []  # list.append and list.pop are atomic
+        self.profiled: Profile | None = None  # the last profile, for `explain`
+
+    @property
+    def host_functions(self) -> tuple[HostFunction, ...]:
+        """The functions of the plan's HostCalls, in their order; none where the code is for another kind of machine."""
+        return self._host
 
     @property
     def weight_arrays(self) -> list[np.ndarray]:

@@ -1,0 +1,100 @@
+"""The ceilings that kernels are compared with: multiply-adds of one core, and bytes to and from memory.
+
+The clock of a machine drifts, so a kernel and these loops belong in one run.
+"""
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .llvm.jit import Library, compile_ir, load
+from .target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """`run(n)` does n rounds of the loop; each is `flops` floating-point operations (a multiply-add counts two)."""
+
+    flops: int
+    run: Callable[[int], float]
+    code: Library  # owns it
+
+    def gflops(self, seconds: float = 0.05) -> float:
+        """GFLOP/s over about `seconds`."""
+        rounds, spent = 20_000, 0.0
+        while spent < seconds:
+            rounds *= 2
+            begin = time.perf_counter()
+            self.run(rounds)
+            spent = time.perf_counter() - begin
+        return rounds * self.flops / spent / 1e9
+
+
+def f32_peak(target: Target) -> Peak:
+    """The f32 loop for `target`, which this machine must be able to run.
+
+    Independent chains of multiply-adds in registers, enough of them to hide the latency on two ports, no memory accesses.
+    Emits, for 12 (of 16 registers) or 24 (of 32) accumulators of a whole vector each:
+        for i in n: a[k] = a[k] * m + c   for each k
+    """
+    lanes, chains = target.vector_bytes // 4, 24 if target.vector_registers == 32 else 12
+    library = load([compile_ir(_loop(target, lanes, chains), target)], ["peak"], target)
+    run = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_int64)(library.address("peak"))
+    return Peak(2 * lanes * chains, run, library)
+
+
+def memory_bandwidth(size: int = 64 << 20, seconds: float = 0.1) -> float:
+    """Bytes a second that one core reads or copies (read and written), whichever is more, of `size` bytes: best of
+    several passes in about `seconds`."""
+    source, target = np.ones(size // 4, np.float32), np.ones(size // 4, np.float32)
+    passes = ((size, lambda: np.maximum.reduce(source)), (2 * size, lambda: np.copyto(target, source)))
+    best, stop = 0.0, time.perf_counter() + seconds
+    while best == 0.0 or time.perf_counter() < stop:
+        for moved, run in passes:
+            begin = time.perf_counter()
+            run()
+            best = max(best, moved / (time.perf_counter() - begin))
+    return best
+
+
+def _loop(target: Target, lanes: int, chains: int) -> str:
+    vec = f"<{lanes} x float>"
+    multiply_add = (
+        (lambda k: f"  %b{k} = call {vec} @llvm.fma.v{lanes}f32({vec} %a{k}, {vec} %m, {vec} %c)") if target.has_fma else
+        (lambda k: f"  %p{k} = fmul {vec} %a{k}, %m\n  %b{k} = fadd {vec} %p{k}, %c"))
+    start = "".join(f"\n  %s{k} = insertelement {vec} zeroinitializer, float {k + 1}.0, i32 0" for k in range(chains))
+    phis = "\n".join(f"  %a{k} = phi {vec} [ %s{k}, %entry ], [ %b{k}, %loop ]" for k in range(chains))
+    body = "\n".join(multiply_add(k) for k in range(chains))
+    total = "\n".join(f"  %t{k} = fadd {vec} {'zeroinitializer' if k == 0 else f'%t{k - 1}'}, %b{k}" for k in range(chains))
+    fma = f"declare {vec} @llvm.fma.v{lanes}f32({vec}, {vec}, {vec})" if target.has_fma else ""
+    return f"""
+target triple = "{target.triple}"
+{fma}
+define float @peak(i64 %n) "prefer-vector-width"="{8 * target.vector_bytes}" {{
+entry:
+  %m0 = insertelement {vec} poison, float {_hex(0.999)}, i32 0
+  %m = shufflevector {vec} %m0, {vec} poison, <{lanes} x i32> zeroinitializer
+  %c0 = insertelement {vec} poison, float {_hex(0.001)}, i32 0
+  %c = shufflevector {vec} %c0, {vec} poison, <{lanes} x i32> zeroinitializer{start}
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+{phis}
+{body}
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %n
+  br i1 %more, label %loop, label %done
+done:
+{total}
+  %r = extractelement {vec} %t{chains - 1}, i32 0
+  ret float %r
+}}"""
+
+
+def _hex(x: float) -> str:
+    """A float constant as LLVM wants it: the bits of the f64 that equals the f32."""
+    return f"0x{int(np.float64(np.float32(x)).view(np.uint64)):016X}"

@@ -1,0 +1,196 @@
+"""Where the time of a call goes: the plan's calls one after the other on one thread, with the clock read between them.
+
+The calls run in the order, on the memory and with the caches of a real call, so their times add up to it; only the clock's
+reading (some 10 ns) comes on top. What a kernel does is known from compilation (`KernelCall.flops`, `.bytes`).
+"""
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .instance import Instance, aligned
+from .llvm.entry import CTX_ERROR, CTX_FIELDS
+from .llvm.jit import Library, compile_ir, load, load_image, require_host
+from .peak import memory_bandwidth, f32_peak
+from .plan import KernelCall, Plan, Slot
+from .target import Target
+
+_WALK = "tw_profile"
+
+
+@dataclass(frozen=True, slots=True)
+class CallProfile:
+    """One call of the plan. Seconds: median, 10th and 90th percentile. flops and bytes: of one run, 0 where not known."""
+
+    label: str
+    symbol: str
+    seconds: float
+    low: float
+    high: float
+    flops: int
+    bytes: int
+    reads: tuple[int, ...] = ()
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s."""
+        return self.flops / self.seconds / 1e9 if self.seconds else 0.0
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes a second."""
+        return self.bytes / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """`calls` in the order of the plan. peak: of one core, in GFLOP/s of f32. memory: bytes a second of a core from memory.
+    seconds: of all calls together, the median over `runs` runs."""
+
+    calls: tuple[CallProfile, ...]
+    seconds: float
+    runs: int
+    peak: float
+    memory: float
+
+    def limit(self, c: CallProfile) -> float:
+        """The most GFLOP/s that a call can reach by its operations and bytes, all of them from memory: the roofline."""
+        return min(self.peak, c.flops / c.bytes * self.memory / 1e9) if c.bytes else self.peak
+
+    def share(self, c: CallProfile) -> float:
+        """GFLOP/s as a share of the peak of one core."""
+        return c.gflops / self.peak if self.peak else 0.0
+
+    @property
+    def gflops(self) -> float:
+        return sum(c.flops for c in self.calls) / self.seconds / 1e9 if self.seconds else 0.0
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A heading and one row for each call."""
+        head = ("#", "step", "time", "share", "GFLOP/s", "of peak", "bytes", "GB/s")
+        return [head, *((str(k), c.label or c.symbol, time_text(c.seconds), f"{c.seconds / (self.seconds or 1):.1%}",
+                         f"{c.gflops:.1f}" if c.flops else "", f"{self.share(c):.0%}" if c.flops else "", bytes_text(c.bytes),
+                         f"{c.bandwidth / 1e9:.1f}") for k, c in enumerate(self.calls))]
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
+        left = (1,)
+        lines = ["  ".join(x.ljust(w) if c in left else x.rjust(w) for c, (x, w) in enumerate(zip(r, widths, strict=True))).rstrip()
+                 for r in rows]
+        return "\n".join([self.summary(), "", *lines])
+
+    def summary(self) -> str:
+        return (f"one thread: {time_text(self.seconds)} for {len(self.calls)} calls (median of {self.runs} runs), {self.gflops:.1f} GFLOP/s of "
+                f"{self.peak:.0f} that a core can do in f32; memory at {self.memory / 1e9:.1f} GB/s")
+
+
+def profile(instance: Instance, inputs: Sequence[np.ndarray], seconds: float = 1.0) -> Profile:
+    """Runs `instance` for about `seconds`, at least five times after one that does not count. Raises TargetError where
+    the code is for another kind of machine."""
+    require_host(instance.target)
+    plan = instance.plan
+    walk = _Walk(instance, inputs)
+    walk.run()
+    stamps, stop = [], time.perf_counter() + seconds
+    begin, first = time.perf_counter_ns(), walk.run()
+    stamps.append(first)
+    while len(stamps) < 5 or time.perf_counter() < stop:
+        stamps.append(walk.run())
+    ticks = max(1, int(stamps[-1][0]) - int(first[0]))
+    tick = (walk.began - begin) / 1e9 / ticks  # the clock's unit, from the starts of the first and the last run
+    steps = np.diff(np.array(stamps), axis=1) * tick
+    low, median, high = np.percentile(steps, (10, 50, 90), axis=0) if plan.calls else np.zeros((3, 0))
+    calls = tuple(CallProfile(c.label, c.symbol if isinstance(c, KernelCall) else f"host {c.op}", float(m), float(lo), float(hi),
+                              c.flops if isinstance(c, KernelCall) else 0, c.bytes, c.reads)
+                  for c, lo, m, hi in zip(plan.calls, low, median, high, strict=True))
+    whole = float(np.median(steps.sum(axis=1)))
+    return Profile(calls, whole, len(stamps), f32_peak(instance.target).gflops(), memory_bandwidth())
+
+
+class _Walk:
+    """The calls of a plan with all their pointers resolved. `began`: when the last run started, in ns."""
+
+    def __init__(self, instance: Instance, inputs: Sequence[np.ndarray]) -> None:
+        plan = instance.plan
+        self._arena = aligned(plan.arena_bytes)
+        outputs = [aligned(t.bytes) for _, t in plan.outputs]
+        self._alive = (list(inputs), outputs, instance.weight_arrays, instance.host_functions)
+        bases = {"input": [a.ctypes.data for a in inputs], "output": [a.ctypes.data for a in outputs],
+                 "weight": [a.ctypes.data for a in instance.weight_arrays], "arena": [self._arena.ctypes.data]}
+
+        def pointer(s: Slot | None) -> int:
+            return 0 if s is None else bases[s.kind][s.index] + s.offset
+        pointers = [pointer(s) for c in plan.calls for s in (*c.args, *((c.workspace,) if isinstance(c, KernelCall) else ()))]
+        self._kernels: Library = load_image(instance.image, plan.symbols)
+        host = iter(instance.host_functions)
+        functions = [self._kernels.address(c.symbol) if isinstance(c, KernelCall) else next(host).address for c in plan.calls]
+        self._code = load([compile_ir(walk_ir(plan, instance.target), instance.target)], [_WALK], instance.target)
+        self._functions, self._pointers = np.array([0, *functions], np.uint64), np.array([0, *pointers], np.uint64)
+        self._ctx, self._stamps = np.zeros(CTX_FIELDS, np.int64), np.zeros(len(plan.calls) + 1, np.int64)
+        self._call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4)(self._code.address(_WALK))
+        self._args = [a.ctypes.data for a in (self._functions, self._pointers, self._ctx, self._stamps)]
+        self.began = 0
+
+    def run(self) -> np.ndarray:
+        """The clock before the first call and after each."""
+        self.began = time.perf_counter_ns()
+        self._call(*self._args)
+        self._ctx[CTX_ERROR] = 0  # an index out of range is the caller's to find: a profile measures
+        return self._stamps.copy()
+
+
+def walk_ir(plan: Plan, target: Target) -> str:
+    """LLVM IR text of
+
+        void tw_profile(ptr functions, ptr pointers, ptr ctx, ptr stamps) {
+          stamps[0] = clock();
+          functions[1](pointers[1], pointers[2], …, 0, trips, ctx);  stamps[1] = clock();  …
+        }
+
+    (element 0 of both tables is not used). The clock is the processor's: of its cycles at the nominal rate on x86-64, the
+    generic timer on AArch64; `profile` compares it with the system's."""
+    clock = "llvm.readcyclecounter" if target.arch == "x86_64" else "llvm.readsteadycounter"
+    lines = [f'target triple = "{target.triple}"', f"declare i64 @{clock}()",
+             f"define void @{_WALK}(ptr %functions, ptr %pointers, ptr %ctx, ptr %stamps) nounwind {{"]
+
+    def stamp(k: int) -> list[str]:
+        return [f"  %t{k} = call i64 @{clock}()", f"  %s{k} = getelementptr i64, ptr %stamps, i64 {k}",
+                f"  store volatile i64 %t{k}, ptr %s{k}"]
+
+    def load_pointer(name: str, table: str, k: int) -> list[str]:
+        return [f"  {name}_at = getelementptr ptr, ptr {table}, i64 {k}", f"  {name} = load ptr, ptr {name}_at"]
+    lines += stamp(0)
+    at = 0
+    for k, c in enumerate(plan.calls):
+        lines += load_pointer(f"%f{k}", "%functions", k + 1)
+        args = []
+        for _ in range(len(c.args) + isinstance(c, KernelCall)):
+            at += 1
+            lines += load_pointer(f"%p{at}", "%pointers", at)
+            args.append(f"ptr %p{at}")
+        if isinstance(c, KernelCall):
+            lines.append(f"  call void %f{k}({', '.join(args)}, i64 0, i64 {c.trips}, ptr %ctx)")
+        else:
+            lines.append(f"  %r{k} = call i32 %f{k}({', '.join(args)})")
+        lines += stamp(k + 1)
+    return "\n".join([*lines, "  ret void", "}", ""])
+
+
+def time_text(seconds: float) -> str:
+    """"1.23 ms", with three significant digits."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:#.3g}".rstrip(".") + " " + unit
+    return f"{seconds * 1e9:.0f} ns"
+
+
+def bytes_text(n: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= size:
+            return f"{n / size:.3g} {unit}"
+    return f"{n:.0f} B"
