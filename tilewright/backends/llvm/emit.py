@@ -6,6 +6,7 @@ reduce loop opens, the remaining spatial loops (unrolled or vector) span a tile 
 """
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -22,15 +23,20 @@ from .microkernel import MicrokernelEmitter
 
 def emit_kernel(s: Scheduled, target: Target, symbol: str) -> str:
     """LLVM IR text of `void symbol(ptr buffers…, ptr workspace, i64 begin, i64 end, ptr ctx)`: program inputs, then
-    outputs; [begin, end) is the part of the outermost parallel loop to run (see `parallel_extent`)."""
+    outputs; [begin, end) is the part of the parallel loops' iterations to run (see `parallel_extent`)."""
     return _KernelEmitter(s, target, symbol).text()
 
 
 def parallel_extent(s: Scheduled) -> int:
-    """Trip count of the parallel loop that all stages share; 1 where there is none."""
+    """Iterations of the outermost parallel loops that all stages share, taken as one range; 1 where there are none.
+    Ragged blocks count with their largest extent: some iterations at the ends of rows may be empty."""
+    return math.prod(_parallel_extents(s))
+
+
+def _parallel_extents(s: Scheduled) -> tuple[int, ...]:
     first = s.stages[0]
-    shared = all(st.shared > 0 for st in s.stages[1:])
-    return first.loops[0].axis.extent if shared and first.loops and first.loops[0].kind == "parallel" else 1
+    depth = next((k for k, x in enumerate(first.loops) if x.kind != "parallel"), len(first.loops))
+    return tuple(x.axis.extent for x in first.loops[:min([depth, *(st.shared for st in s.stages[1:])])])
 
 
 def workspace_bytes(s: Scheduled) -> int:
@@ -59,8 +65,7 @@ class _KernelEmitter(MicrokernelEmitter):
                 bases[name] = slot
             else:
                 bases[name] = builder.gep(workspace, [ir.Constant(I64T, at)], inbounds=True, source_etype=ir.IntType(8))
-        first = s.stages[0]
-        self.parallel = bool(first.loops) and first.loops[0].kind == "parallel" and all(st.shared > 0 for st in s.stages[1:])
+        self.parallel = _parallel_extents(s)
 
     def text(self) -> str:
         self._stages(self.s.stages, 0)
@@ -114,8 +119,8 @@ class _KernelEmitter(MicrokernelEmitter):
         for first, count in self._runs(st, loop.axis):
             if loop.kind == "vector":
                 self._vector_loop(loop.axis, count, body)
-            elif loop.kind == "parallel" and k == 0 and self.parallel:
-                self._part(loop.axis, first, count, body)
+            elif k < len(self.parallel):
+                self._part(loop.axis, first, count, self.parallel[k + 1:], body)
             elif loop.kind == "unroll" or count == 1:
                 tile, self.tile = self.tile, (loop.axis, count) if k + 2 == len(st.loops) and not first and count > 1 else self.tile
                 for i in range(first, first + count):

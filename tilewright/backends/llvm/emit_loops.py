@@ -1,6 +1,7 @@
 """Loops of a nest: counted loops with phis, peeled runs of ragged splits, vector loops with tails."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from llvmlite import ir
@@ -18,7 +19,7 @@ Key = tuple[int, ...]
 
 class LoopEmitter(ExprEmitter):
     """`acc`: accumulators in flight, by (reduction, point of the tile); every counted loop carries them as phis.
-    `begin`, `end`: the caller's part of the parallel loop. `full`: lanes of the present stage's vectors."""
+    `begin`, `end`: the caller's part of the parallel loops' iterations. `full`: lanes of the present stage's vectors."""
 
     begin: ir.Value
     end: ir.Value
@@ -54,18 +55,36 @@ class LoopEmitter(ExprEmitter):
         self.offsets.clear()
         self.deps.clear()
 
-    def _part(self, axis: Axis, first: int, count: int, body: Callable[[], None]) -> None:
-        """The iterations of [first, first + count) that lie in the caller's [begin, end)."""
-        lo, hi = self._max(self.begin, first), self._min(self.end, first + count)
+    def _part(self, axis: Axis, first: int, count: int, inside: tuple[int, ...], body: Callable[[], None]) -> None:
+        """The iterations of [first, first + count) that lie in the caller's [begin, end), which counts those of the
+        parallel loops inside as well: inner = product(inside) for each of this one:
+
+            for i in [max(begin / inner, first), min(ceil(end / inner), first + count)):
+              body with [begin, end) = [max(begin - i * inner, 0), min(end - i * inner, inner))
+        """
+        begin, end, inner = self.begin, self.end, math.prod(inside)
+        lo, hi = (begin, end) if inner == 1 else (self._ratio(begin, inner, 0), self._ratio(end, inner, inner - 1))
+        lo, hi = self._max(lo, first), self._min(hi, first + count)
+
+        def run() -> None:
+            if inside:
+                passed = self.b.mul(self.lin_value(self.env[axis]), ir.Constant(I64T, inner))
+                self.begin, self.end = self._max(self.b.sub(begin, passed), 0), self._min(self.b.sub(end, passed), inner)
+            body()
+            self.begin, self.end = begin, end
         if count == 1:
             with self.b.if_then(self.b.icmp_signed("<", lo, hi)), self.frame.scope():
                 self.env[axis] = Lin(first)
-                body()
+                run()
         elif count:
             self.ranges.bounds[axis] = (first, first + count - 1)
             self._changed()
-            self._counted(axis, lo, hi, body, dynamic=True)
+            self._counted(axis, lo, hi, run, dynamic=True)
             self.ranges.bounds.pop(axis)
+
+    def _ratio(self, v: ir.Value, by: int, plus: int) -> ir.Value:
+        """(v + plus) / by of values that are not negative."""
+        return self.b.udiv(self.b.add(v, ir.Constant(I64T, plus)), ir.Constant(I64T, by))
 
     def _max(self, v: ir.Value, k: int) -> ir.Value:
         c = ir.Constant(I64T, k)

@@ -19,6 +19,7 @@ from ...ir.kinds import product_loads
 from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
 from .packing import pack_operand
+from .parallel import mark_parallel
 from .rows import access, lanes_of
 
 UNROLLED_FMAS = 128   # multiply-adds of straight-line code in a microkernel: enough to hide loop overhead, quick to compile
@@ -195,8 +196,8 @@ def _stage(c: Compute, r: Roles, t: Tile, lanes: int, target: Target) -> Stage:
             m_tile.insert(0, Loop(s.inner, "unroll"))
     k_loops = _k_loops(r, t, relations)
     outer = _order(r, n_outer, m_outer, target)
-    loops = [Loop(a, "parallel" if k == 0 else "serial") for k, a in enumerate(outer)]
-    return Stage(c, (*loops, *k_loops, *m_tile, *tile), tuple(relations), 0, len(loops))
+    loops = (*map(Loop, outer), *k_loops, *m_tile, *tile)
+    return Stage(c, mark_parallel(loops, len(outer)), tuple(relations), 0, len(outer))
 
 
 def _k_loops(r: Roles, t: Tile, relations: list[Relation]) -> list[Loop]:

@@ -6,7 +6,7 @@
 2. Inside the first reduce loop only unrolled and vector spatial loops follow: they span the accumulator tile, whose size
    is bounded, as is straight-line code.
 3. At most one vector loop, the innermost; over a reduction it has an accumulator a lane (`split_sum`).
-4. Only the outermost loop is parallel, and never a reduction.
+4. Only the outermost loops are parallel, and never a reduction.
 5. Shared loops are those of the stage before, and values that pass between stages inside them are read where they were
    written: at the identity on every axis that the shared loops fix.
 6. The outer part of a split is a loop (deeper tiling splits the inner part) and stands before its inner loops; parts of a
@@ -106,8 +106,8 @@ def _check_kinds(st: Stage) -> None:
         name = x.axis.name
         reducing |= x.reduce
         _require(x.kind in ("serial", "parallel", "unroll", "vector"), f"loop {name}: unknown kind {x.kind!r}")
-        _require(x.kind != "parallel" or k == 0 and not x.reduce,
-                 f"loop {name}: only the outermost loop can be parallel, and no reduction")
+        _require(x.kind != "parallel" or not x.reduce and (k == 0 or st.loops[k - 1].kind == "parallel"),
+                 f"loop {name}: only the outermost loops can be parallel, and no reduction")
         _require(x.kind != "vector" or k == len(st.loops) - 1, f"vector loop {name} is not the innermost")
         _require(x.reduce or not reducing or x.kind in ("unroll", "vector"),
                  f"{x.kind} loop {name} inside a reduction: unroll or vectorise it")

@@ -190,7 +190,7 @@ class Parallel(Step):
     """Iterations may run on different threads.
 
     rewrite: for i: …   -> parallel i: …
-    checks:  the outermost loop, not a reduction (fuse first to have more).
+    checks:  the outermost loop or one directly inside a parallel loop, not a reduction.
     """
 
     loop: str
@@ -198,7 +198,8 @@ class Parallel(Step):
 
     def apply(self, s: Scheduled) -> Scheduled:
         st, k = _find(s, self.stage, self.loop)
-        _require(k == 0 and not st.loops[k].reduce, f"{self}: only the outermost loop, and no reduction, can be parallel")
+        _require(all(x.kind == "parallel" for x in st.loops[:k]) and not st.loops[k].reduce,
+                 f"{self}: only the outermost loops, and no reduction, can be parallel")
         out = _put(s, _with_loop(st, k, replace(st.loops[k], kind="parallel")))
         return _share_kinds(out)
 

@@ -96,7 +96,8 @@ class _Draw:
             self.nest(st.compute.buffer.name, max(shared[k], shared[k + 1]))
         first = self.s.stages[0]
         if first.loops and not first.loops[0].reduce and first.loops[0].kind == "serial" and self.chance(0.5):
-            self.attempt(Parallel(first.compute.buffer.name, first.loops[0].axis.name))
+            for x in first.loops[:self.rng.randint(1, 3)]:
+                self.attempt(Parallel(first.compute.buffer.name, x.axis.name))
         for name in sorted(packable):
             if self.chance(0.5):
                 self.attempt(PackLayout(name))

@@ -14,6 +14,7 @@ from ...ir.expr import Axis, Expr, Load, Var, axes_of, loads, rewrite, substitut
 from ...ir.expr import Reduce as ReduceExpr
 from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
+from .parallel import mark_parallel
 
 CHUNK = 4096        # elements of a flat map that one parallel step handles
 FULL_UNROLL = 25    # reductions up to this many points (a 5x5 window) become straight-line code
@@ -244,12 +245,13 @@ def _reuses(c: Compute, a: Axis) -> bool:
 
 
 def _parallel_first(st: Stage, depth: int) -> Stage:
-    """Moves the first loop with more than one trip to the front and marks it parallel; loops of one trip sink."""
+    """Moves the first loop with more than one trip to the front and marks it parallel, with those after it while they add
+    to the even shares; loops of one trip sink."""
     limit = depth if depth else next((k for k, x in enumerate(st.loops) if x.reduce or x.kind != "serial"), len(st.loops))
     inner = {r.inner for r in st.relations if isinstance(r, Split)}
-    head = [x for x in st.loops[:limit]]
+    head = st.loops[:limit]
     big = next((x for x in head if x.axis.extent > 1 and x.axis not in inner), None)
     if big is None:
         return st
     rest = [x for x in head if x is not big]
-    return replace(st, loops=(replace(big, kind="parallel"), *rest, *st.loops[limit:]))
+    return replace(st, loops=mark_parallel((big, *rest, *st.loops[limit:]), limit))
