@@ -35,7 +35,7 @@ def _batch_norm(r: Rewriter, n: Node, ins: Ins) -> Value | None:
     epsilon = b.constant(float(n.attrs.epsilon), dtype)  # type: ignore[attr-defined]
     s = b.op("div", scale, b.op("sqrt", b.op("add", var, epsilon)))
     t = b.op("sub", bias, b.op("mul", mean, s))
-    shape = (x.type.shape[1], *(1,) * (x.type.rank - 2))
+    shape = (s.type.size, *(1,) * (x.type.rank - 2))
     return b.op("add", b.op("mul", x, reshape(b, s, shape)), reshape(b, t, shape))
 
 
