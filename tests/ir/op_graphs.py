@@ -10,6 +10,7 @@ import pytest
 from tests.precision import bounds
 from tilewright.backends.target import Target
 from tilewright.compiler import build
+from tilewright.compiler.passes.decompose import decompose
 from tilewright.ir import ops as _ops  # noqa: F401  (registers everything)
 from tilewright.ir.builder import GraphBuilder
 from tilewright.ir.graph import Graph
@@ -40,7 +41,13 @@ def op_graph(op: Op, samples: Sequence[Sample], weights: bool = False) -> tuple[
 
 
 def has_host_kernel(op: Op, s: Sample) -> bool:
-    return op.kernel(s.attrs, *(None if a is None else TensorType(dtype_of(a.dtype), a.shape) for a in s.inputs)) is not None
+    """Whether the sample runs a host function, its own or that of an op it decomposes into."""
+    if op.kernel(s.attrs, *(None if a is None else TensorType(dtype_of(a.dtype), a.shape) for a in s.inputs)) is not None:
+        return True
+    if type(op).decompose is Op.decompose:
+        return False
+    nodes = decompose(op_graph(op, [s])[0]).nodes
+    return any(OPS[n.op].kernel(n.attrs, *(None if v is None else v.type for v in n.inputs)) is not None for n in nodes)
 
 
 @contextmanager
