@@ -6,6 +6,7 @@
     TILEWRIGHT_DUMP=dir     a numbered snapshot of the graph after every pass, which the command line can run again
     TILEWRIGHT_CACHE=dir    where compiled objects are kept ("" or "0": nowhere; by default the user's cache folder)
     TILEWRIGHT_THREADS=n    default number of threads
+    TILEWRIGHT_SLOW_CALLS=1 calls go through Python and ctypes instead of machine code made for CPython
 """
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ class Config:
     dump: Path | None = None
     cache: Path | None = None
     threads: int | None = None
+    slow_calls: bool = False
 
     @property
     def verify(self) -> bool:
@@ -37,7 +39,7 @@ def read(env: Mapping[str, str] | None = None) -> Config:
     env = os.environ if env is None else env
     dump = env.get("TILEWRIGHT_DUMP")
     return Config(_number(env, "TILEWRIGHT_DEBUG", 0, 6) or 0, Path(dump) if dump else None, _cache(env),
-                  _number(env, "TILEWRIGHT_THREADS", 1, 4096))
+                  _number(env, "TILEWRIGHT_THREADS", 1, 4096), bool(_number(env, "TILEWRIGHT_SLOW_CALLS", 0, 1)))
 
 
 def _number(env: Mapping[str, str], name: str, low: int, high: int) -> int | None:
