@@ -19,6 +19,7 @@ from ..ir.expr import (
     Expr,
     Load,
     Var,
+    Table,
     loads,
     reduces,
     rewrite,
@@ -86,7 +87,9 @@ def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int
     key = _group_key(group, inputs, literals, views)
     cache = {} if cache is None else cache
     if key not in cache:
-        cache[key] = collapse_axes(_Lowering(group, inputs, literals, views).program("_".join(n.op for n in group.nodes)[:60]))
+        program = _Lowering(group, inputs, literals, views).program("_".join(n.op for n in group.nodes)[:60])
+        # transforms by constant tables are scheduled by their axes as the op wrote them (schedule/transforms.py)
+        cache[key] = program if any(isinstance(x, Table) for c in program.computes for x in walk(c.body)) else collapse_axes(program)
     program = cache[key]
     names = {f"x{k}": v for k, v in enumerate(inputs)}
 

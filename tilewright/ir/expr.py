@@ -139,6 +139,16 @@ class Checked(Expr):
     dtype: DType = I64
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Table(Expr):
+    """values[index]: constants of a transform. Where the loops around are unrolled, each use is one constant, and products
+    with 0 and 1 vanish."""
+
+    values: tuple[float, ...]
+    index: Expr
+    dtype: DType = F32
+
+
 def wrap(x: object, dtype: DType) -> Expr:
     """`x` as an expression; plain numbers become constants of `dtype`."""
     if isinstance(x, Expr):
@@ -256,6 +266,8 @@ def children(e: Expr) -> tuple[Expr, ...]:
         return e.index + rest if rest else e.index  # type: ignore[attr-defined]
     if t is Cast or t is Checked:
         return (e.arg,)  # type: ignore[attr-defined]
+    if t is Table:
+        return (e.index,)  # type: ignore[attr-defined]
     return (e.body,) if t is Reduce else ()  # type: ignore[attr-defined]
 
 
@@ -304,6 +316,8 @@ def with_children(e: Expr, new: tuple[Expr, ...]) -> Expr:
             return cast(new[0], dtype)
         case Checked(_, extent, _):
             return Checked(new[0], extent)
+        case Table(values, _, dtype):
+            return Table(values, new[0], dtype)
         case Reduce(kind, axes, _):
             return Reduce(kind, axes, new[0])
     raise AssertionError(f"{type(e).__name__} has no children")

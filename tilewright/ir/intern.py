@@ -4,7 +4,7 @@ from __future__ import annotations
 from operator import is_
 
 from .affine import simplify_index, simplify_node
-from .expr import Call, Cast, Checked, Const, Expr, Load, Reduce, Var, children, rewrite
+from .expr import Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children, rewrite
 
 
 class Interner:
@@ -52,6 +52,8 @@ class Interner:
                 own = (dtype,)
             case Checked(_, extent, _):
                 own = (extent,)
+            case Table(values, _, dtype):
+                own = (values, dtype)
             case Reduce(kind, axes, _):
                 own = (kind, axes)
             case _:

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from ..errors import InputError
-from .expr import Axis, Call, Cast, Checked, Const, Expr, Load, Reduce, Var, children
+from .expr import Axis, Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children
 from .functions import FUNCTIONS
 from .graph import Graph
 from .op import OPS
@@ -125,6 +125,8 @@ class _Block:
                 return convert(memo[id(arg)], dtype)
             case Checked(arg, extent, _):
                 return _checked(memo[id(arg)], extent)
+            case Table(values, index, dtype):
+                return np.asarray(values, dtype.numpy)[memo[id(index)]]
             case Reduce():
                 return self._reduce(n)
         raise AssertionError(type(n))

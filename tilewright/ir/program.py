@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .expr import Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Var, children, loads, reduces, walk, wrap
+from .expr import Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children, loads, reduces, walk, wrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,8 @@ def _node_text(n: Expr, text: dict[int, str], name: Callable[[str], str]) -> str
             return f"{dtype}({t(arg)})"
         case Checked(arg, extent, _):
             return f"checked({t(arg)}, {extent})"
+        case Table(values, index, dtype):
+            return f"{dtype}{{{','.join(map(repr, values))}}}[{t(index)}]"
         case Reduce(kind, axes, body):
             return f"{kind}({', '.join(f'{name(a.name)}<{a.extent}' for a in axes)}: {t(body)})"
     raise AssertionError(type(n))

@@ -89,7 +89,7 @@ class _KernelEmitter(MicrokernelEmitter):
                     self._nest(run[0], depth)
             else:
                 self._enter(run[0])
-                self._loop(run[0], depth, lambda run=run: self._stages(run, depth + 1))
+                self._loop(run[0], depth, lambda run=run: self._stages(run, depth + 1), run)
             i = j
 
     def _enter(self, st: Stage) -> None:
@@ -114,9 +114,9 @@ class _KernelEmitter(MicrokernelEmitter):
         return rest[0].reduce or (rest[0].kind == "vector" and any(x.reduce for x in rest)
                                   and all(x.reduce or x.kind in ("unroll", "vector") for x in rest))
 
-    def _loop(self, st: Stage, k: int, body: Callable[[], None]) -> None:
+    def _loop(self, st: Stage, k: int, body: Callable[[], None], sharing: tuple[Stage, ...] = ()) -> None:
         loop = st.loops[k]
-        for first, count in self._runs(st, loop.axis):
+        for first, count in self._runs(st, loop.axis, sharing):
             if loop.kind == "vector":
                 self._vector_loop(loop.axis, count, body)
             elif k < len(self.parallel):

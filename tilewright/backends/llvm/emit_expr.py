@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from llvmlite import ir
 
-from ...ir.expr import Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Var, children, walk
+from ...ir.expr import Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children, walk
 from ...ir.loops import Fuse, Split
 from ...ir.types import BOOL, I64, DType
 from ..target import Target
@@ -149,6 +149,13 @@ class ExprEmitter:
             case Call("lt" | "le" | "gt" | "ge" | "eq" | "ne" as fn, (x, y), _) if x.dtype == I64:
                 return self.ranges.compare(fn, self.lin(x), self.lin(y))
         return None
+
+    def factor(self, e: Expr) -> float | None:
+        """The value of a constant, or of a table's entry that the loops decide; None for anything else."""
+        if isinstance(e, Table):
+            at = self.lin(e.index)
+            return e.values[at.const] if at.is_const else None
+        return float(e.value) if isinstance(e, Const) else None
 
     def lin_value(self, x: Lin) -> ir.Value:
         """`x` as an i64, or a vector of i64 where it varies over the lanes."""
@@ -480,6 +487,9 @@ class ExprEmitter:
                 return self.constant(v, d)
             case Reduce(_, (), body):
                 return self.value(body)
+            case Table(values, index, d):
+                known = self.factor(e)
+                return self.constant(known, d) if known is not None else self._table(values, self.lin_value(self.lin(index)), d)
             case Load():
                 return self.load(e)
             case Call("select", (c, a, b), _) if (truth := self.known(c)) is not None:
@@ -507,6 +517,23 @@ class ExprEmitter:
                 raise AssertionError(f"cannot emit {type(e).__name__} here")
         self.leaf[id(e)] = v
         return v
+
+    def _table(self, values: tuple[float, ...], index: ir.Value, d: DType) -> ir.Value:
+        """An entry at a place known only at run time, from constants beside the code."""
+        t = register_type(d)
+        name = f"{self.module.name}_table{len(self.module.globals)}"
+        g = ir.GlobalVariable(self.module, ir.ArrayType(t, len(values)), name)
+        g.global_constant, g.linkage = True, "internal"
+        g.initializer = ir.Constant(g.value_type, [self.constant(v, d) for v in values])
+        if not isinstance(index.type, ir.VectorType):
+            at = self.b.gep(g, [ir.Constant(I64T, 0), index], inbounds=True)
+            at.type = PTR
+            return self.b.load(at, typ=t)
+        out: ir.Value = ir.Constant(ir.VectorType(t, index.type.count), ir.Undefined)
+        for lane in range(index.type.count):
+            one = self._table(values, self.b.extract_element(index, ir.Constant(I32T, lane)), d)
+            out = self.b.insert_element(out, one, ir.Constant(I32T, lane))
+        return out
 
     def _checked(self, v: ir.Value, extent: int) -> ir.Value:
         n, zero, last = (self.same_shape([v, ir.Constant(I64T, k)])[1] for k in (extent, 0, max(extent - 1, 0)))

@@ -29,24 +29,29 @@ class LoopEmitter(ExprEmitter):
         self.acc: dict[tuple[int, Key], ir.Value] = {}
         self.full = 1
 
-    def _runs(self, st: Stage, axis: Axis) -> Iterator[tuple[int, int]]:
-        """(first, count) of each run of `axis` with one inner extent; the split's block is set meanwhile."""
-        split = next((r for r in st.relations if isinstance(r, Split) and r.outer == axis), None)
-        if split is None:
+    def _runs(self, st: Stage, axis: Axis, sharing: tuple[Stage, ...] = ()) -> Iterator[tuple[int, int]]:
+        """(first, count) of each run of `axis` with one inner extent; the splits' blocks are set meanwhile. A loop that
+        stages share may be the outer part of a split in several of them, or in some: they all see the same runs."""
+        splits = list(dict.fromkeys(r for s in (st, *sharing) for r in s.relations if isinstance(r, Split) and r.outer == axis))
+        if not splits:
             yield 0, self.ranges.extents.get(axis, axis.extent)
             return
-        saved = self.blocks.get(split.parent), self.ranges.extents.get(split.inner)
-        for first, count, inner, base in split.segments(self.ranges.extents.get(split.parent)):
-            self.blocks[split.parent] = Block(split, first, inner, base)
-            self.ranges.extents[split.inner] = inner
+        saved = [(self.blocks.get(r.parent), self.ranges.extents.get(r.inner)) for r in splits]
+        runs = splits[0].segments(self.ranges.extents.get(splits[0].parent))
+        assert all(r.segments(self.ranges.extents.get(r.parent)) == runs for r in splits), f"stages split {axis.name} differently"
+        for first, count, inner, base in runs:
+            for r in splits:
+                self.blocks[r.parent] = Block(r, first, inner, base)
+                self.ranges.extents[r.inner] = inner
             self._changed()
             yield first, count
-        self.blocks.pop(split.parent, None)
-        self.ranges.extents.pop(split.inner, None)
-        if saved[0] is not None:
-            self.blocks[split.parent] = saved[0]
-        if saved[1] is not None:
-            self.ranges.extents[split.inner] = saved[1]
+        for r, (block, extent) in zip(splits, saved, strict=True):
+            self.blocks.pop(r.parent, None)
+            self.ranges.extents.pop(r.inner, None)
+            if block is not None:
+                self.blocks[r.parent] = block
+            if extent is not None:
+                self.ranges.extents[r.inner] = extent
         self._changed()
 
     def _changed(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from ...ir.expr import Axis, Call, Reduce, Var, reduces
+from ...ir.expr import Axis, Call, Reduce, Table, Var, reduces
 from ...ir.loops import Loop, Stage
 from ...ir.types import F32, F64, DType
 from ..target import Target
@@ -154,6 +154,8 @@ class ReductionEmitter(LoopEmitter):
         fused = node.kind == "sum" and isinstance(body, Call) and body.fn == "mul" and body.dtype in (F32, F64)
         if fused and not partial:
             assert isinstance(body, Call)
+            if (short := self._constant_product(body, acc, wide)) is not None:
+                return short
             x, y = (self._widen(self.value(a), wide) for a in body.args)
             name = f"llvm.fmuladd.{'v' + str(wide) if wide > 1 else ''}f{body.dtype.bits}"
             fn = self.module.globals.get(name) or ir.Function(self.module, ir.FunctionType(acc.type, [acc.type] * 3), name)
@@ -162,6 +164,23 @@ class ReductionEmitter(LoopEmitter):
         if partial:
             v = self._pad_lanes(v, node, wide)
         return emit_call(self.b, _COMBINE[node.kind], [acc, self._widen(v, wide)], node.dtype, self.target)
+
+    def _constant_product(self, body: Call, acc: ir.Value, wide: int) -> ir.Value | None:
+        """acc + 0*x, acc + 1*x and acc - 1*x without the product; None for other factors."""
+        for factor, x in (body.args, body.args[::-1]):
+            known = self.factor(factor) if isinstance(factor, Table) else None
+            if known == 0:
+                return acc
+            if known in (1, -1):
+                add = self.b.fadd if known == 1 else self.b.fsub
+                v = self._widen(self.value(x), wide)
+                return v if known == 1 and self._is_zero(acc) else add(acc, v)
+        return None
+
+    @staticmethod
+    def _is_zero(v: ir.Value) -> bool:
+        return isinstance(v, ir.Constant) and (v.constant == 0 or (isinstance(v.constant, list) and all(
+            isinstance(c, ir.Constant) and c.constant == 0 for c in v.constant)))
 
     def _widen(self, v: ir.Value, lanes: int) -> ir.Value:
         return v if lanes == 1 or isinstance(v.type, ir.VectorType) else self.splat(v, lanes)

@@ -6,7 +6,7 @@ from ...ir.loops import Fuse, Scheduled, Split, Stage
 from ...ir.types import contiguous_strides
 from .emit_expr import LocalStorage
 
-ALLOCA_BYTES = 2048   # local buffers up to this size live on the stack, larger ones in the caller's workspace
+ALLOCA_BYTES = 4096   # local buffers up to this size live on the stack, larger ones in the caller's workspace
 
 
 def local_layout(s: Scheduled) -> tuple[dict[str, LocalStorage], dict[str, int], int]:

@@ -21,23 +21,25 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.op import OPS
 from ...ir.ops.conv import ConvAttrs
 from ...ir.ops.elementwise import Map
-from ...ir.types import F32
+from ...ir.ops.winograd import TILE, tiles
+from ...ir.types import F32, TensorType
 
+WINOGRAD_TILES = 12  # fewer 4x4 tiles than this do not keep the multiplication's registers busy
 MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
 
 
-def choose_layouts(g: Graph, target: Target) -> Graph:
-    """`g` with blocked images; the block is the target's f32 vector width."""
+def choose_layouts(g: Graph, target: Target, strict: bool = False) -> Graph:
+    """`g` with blocked images; the block is the target's f32 vector width. `strict`: direct sums only, no Winograd."""
     if not any(n.op == "conv" for n in g.nodes):
         return g
-    return _Layouts(g, max(4, target.vector_bytes // 4)).run()
+    return _Layouts(g, max(4, target.vector_bytes // 4), strict).run()
 
 
 class _Layouts:
     """`blocked`: plain value name -> its blocked twin; `plain`: the other way round. Each is made on demand, once."""
 
-    def __init__(self, g: Graph, block: int):
-        self.g, self.c = g, block
+    def __init__(self, g: Graph, block: int, strict: bool):
+        self.g, self.c, self.strict = g, block, strict
         self.blocked: dict[str, Value] = {}
         self.made_plain: dict[str, Value] = {}
         self.virtual: dict[str, Value] = {}  # plain values that exist only as blocked ones so far
@@ -176,6 +178,8 @@ class _Layouts:
         c = self.c
         small = x.name not in self.virtual and x.name not in self.blocked and i < c and g == 1
         xi = self.plain(x, b) if small else self.to_blocked(x, b)
+        if self._winograd_pays(a, w, out):
+            return self._new(n, self._winograd(xi, w, bias, a, out, b), b)
         xi = self._padded(xi, a, b)
         if g > 1:
             xi = b.op("reshape", xi, shape=(xi.type.shape[0] * g, xi.type.shape[1] // g, *xi.type.shape[2:]))
@@ -184,6 +188,27 @@ class _Layouts:
         if g > 1:
             y = b.op("reshape", y, shape=(out.shape[0], y.type.shape[1] * g, *y.type.shape[2:]))
         return self._new(n, y, b)
+
+    def _winograd_pays(self, a: ConvAttrs, w: Value, out: TensorType) -> bool:
+        """Whether F(4x4, 3x3) beats the direct sum: enough channels to carry the transforms, enough tiles to carry the
+        four times larger weights."""
+        o, i, *kernel = w.type.shape
+        if self.strict or kernel != [3, 3] or a.groups != 1 or a.strides != (1, 1) or a.dilations != (1, 1):
+            return False
+        return i >= 2 * self.c and o >= 2 * self.c and out.shape[0] * tiles(out.shape[2]) * tiles(out.shape[3]) >= WINOGRAD_TILES
+
+    def _winograd(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, out: TensorType, b: GraphBuilder) -> Value:
+        c, (_, o, h, wd) = self.c, out.shape
+        top, left = a.pads[:2]
+        bottom, right = (TILE * tiles(m) + 2 - before - size for m, before, size in ((h, top, x.type.shape[2]), (wd, left, x.type.shape[3])))
+        x = b.op("pad", x, before=(0, 0, top, left, 0), after=(0, 0, bottom, right, 0)) if any((top, left, bottom, right)) else x
+        rows = -(-o // c) * c
+        if rows != o:
+            w = b.op("pad", w, before=(0,) * 4, after=(rows - o, 0, 0, 0))
+            bias = None if bias is None else b.op("pad", bias, before=(0,), after=(rows - o,))
+        b2 = None if bias is None else b.op("reshape", bias, shape=(rows // c, c))
+        m = b.op("winograd_multiply", b.op("winograd_input", x), b.op("winograd_weights", w))
+        return b.op("winograd_output", m, b2, height=h, width=wd)
 
     def _grouped(self, w: Value, bias: Value | None, g: int, rows: int, b: GraphBuilder) -> tuple[Value, Value | None]:
         """w as [G, rows, I, kh, kw] and bias as [G, rows], both padded with zeros to `rows` output channels."""

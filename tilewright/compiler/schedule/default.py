@@ -6,10 +6,11 @@ from ...ir.loops import Scheduled
 from ...ir.program import Program
 from .contraction import schedule_contraction
 from .rows import schedule_rows
+from .transforms import schedule_transform
 
 
 def default_schedule(p: Program, target: Target, packable: frozenset[str] = frozenset()) -> Scheduled:
     """`packable` names the inputs that the caller can lay out beforehand (weights)."""
     if len(p.computes) == 1 and (s := schedule_contraction(p, target, packable)) is not None:
         return s
-    return schedule_rows(p, target)
+    return schedule_transform(p, target) or schedule_rows(p, target)
