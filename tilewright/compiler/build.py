@@ -14,7 +14,7 @@ from ..backends.instance import Instance, Preparation
 from ..backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
 from ..backends.llvm.entry import ENTRY, emit_entry
 from ..backends.llvm.jit import Job, build
-from ..backends.plan import Call, HostCall, KernelCall, Plan, Slot
+from ..backends.plan import ARENA_ALIGN, Call, HostCall, KernelCall, Plan, Slot
 from ..backends.target import Target
 from ..errors import InputError, UnsupportedError
 from ..ir.builder import GraphBuilder
@@ -33,21 +33,24 @@ from .passes.dce import dce
 from .passes.layout import choose_layouts
 from .passes.preparation import Prepared, split_preparation
 from .schedule.default import default_schedule
+from .threads import Touch, phases, seconds, teams
 from .views import Storage, Views, plan_views
-from .work import work
+from .work import Work, work
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user chose. `threads` is kept for the plan; kernels run on one thread for now."""
+    """What a user chose. `threads`: how many may take part in a call."""
 
     target: Target
     threads: int = 1
     precision: str = "f32"
     cache: bool = True
+    strict: bool = False
 
 
-def make_options(target: str | Target, threads: int | None, precision: str, schedules: object, cache: bool) -> Options:
+def make_options(target: str | Target, threads: int | None, precision: str, schedules: object, cache: bool,
+                 strict: bool = False) -> Options:
     """Checks what the user chose. Raises TargetError, InputError, UnsupportedError."""
     if precision != "f32":
         raise UnsupportedError(f"precision {precision!r} is not supported yet; expected 'f32'")
@@ -56,7 +59,7 @@ def make_options(target: str | Target, threads: int | None, precision: str, sche
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads must be a positive int, got {threads!r}")
     t = Target.parse(target) if isinstance(target, str) else target
-    return Options(t, threads or config.read().threads or t.cores, precision, cache)
+    return Options(t, threads or config.read().threads or t.cores, precision, cache, strict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,16 +75,16 @@ class Lowered:
     trace: pipeline.Trace
 
 
-def passes_for(target: Target) -> tuple[pipeline.Pass, ...]:
-    """All graph passes, layouts for `target` included."""
-    return (*default_passes(), pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target)),
+def passes_for(target: Target, strict: bool = False) -> tuple[pipeline.Pass, ...]:
+    """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd)."""
+    return (*default_passes(), pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict)),
             pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
 
 
 def lower_graph(graph: Graph, options: Options) -> Lowered:
     """Passes, preparation, fusion, views, programs and schedules."""
     trace = pipeline.Trace()
-    graph = pipeline.run(graph, passes_for(options.target), trace=trace)
+    graph = pipeline.run(graph, passes_for(options.target, options.strict), trace=trace)
     prepared = split_preparation(graph)
     partition = fuse(prepared.main)
     views = plan_views(prepared.main, partition, len(prepared.parameters))
@@ -152,8 +155,13 @@ class _Assembly:
         self.weights: dict[tuple[int, tuple[int, ...], Pack | None], int] = {}
         main = low.prepared.main
         self.parameters: tuple[Value, ...] = (*low.prepared.parameters, *(c.value for c in main.constants.values()))
-        spaces = [workspace_bytes(s) if s else 0 for s in low.scheduled]
-        self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, spaces)
+        self.work = [work(k.program) if k.program is not None else Work(0, 0) for k in low.kernels]
+        self.trips = [max(1, parallel_extent(s)) if s else 1 for s in low.scheduled]
+        costs = [seconds(w, options.target, any(st.compute.reduce_axes for st in s.stages)) if s else 0.0
+                 for w, s in zip(self.work, low.scheduled, strict=True)]
+        self.teams = teams(costs, self.trips, options.threads)
+        self.spaces = [-(-workspace_bytes(s) // ARENA_ALIGN) * ARENA_ALIGN if s else 0 for s in low.scheduled]
+        self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, [n * t for n, t in zip(self.spaces, self.teams, strict=True)])
 
     def plan(self) -> Plan:
         reads = _sources(self.low.kernels)
@@ -164,7 +172,7 @@ class _Assembly:
             t = self.parameters[index].type
             weights.append((self.parameters[index].name, type(t)(t.dtype, pack.shape if pack else shape)))
         return Plan(tuple((v.name, v.type) for v in self.low.prepared.inputs), tuple((v.name, v.type) for v in g.outputs),
-                    tuple(weights), self.arena.bytes, calls)
+                    tuple(weights), self.arena.bytes, calls, phases([self._touches(i) for i in range(len(calls))], self.teams))
 
     def _call(self, k: Kernel, position: int) -> Call:
         s = self.low.scheduled[position]
@@ -176,9 +184,27 @@ class _Assembly:
                 for r, b, sb in zip(k.inputs, k.program.inputs, s.program.inputs, strict=True)]
         args += [self._slot(r.storage, r.offset, b, None) for r, b in zip(k.outputs, k.program.outputs, strict=True)]
         space = self.arena.workspaces.get(position)
-        done = work(k.program)
-        return KernelCall(self._symbol(s), tuple(args), max(1, parallel_extent(s)), None if space is None else Slot("arena", 0, space), k.label,
-                          done.flops, done.bytes)
+        done = self.work[position]
+        return KernelCall(self._symbol(s), tuple(args), self.trips[position], None if space is None else Slot("arena", 0, space), k.label,
+                          done.flops, done.bytes, team=self.teams[position], workspace_step=self.spaces[position])
+
+    def _touches(self, position: int) -> list[Touch]:
+        """The memory that a call reads and writes, but for weights, which nothing writes."""
+        k = self.low.kernels[position]
+        if k.program is not None:
+            buffers = (*k.program.inputs, *k.program.outputs)
+        else:
+            assert k.node is not None
+            buffers = tuple(Buffer("host", v.type.dtype, v.type.shape) for v in (*k.node.operands, *k.node.outputs))
+        out = []
+        for i, (r, b) in enumerate(zip((*k.inputs, *k.outputs), buffers, strict=True)):
+            if self.low.views.storages[r.storage].kind != "weight" and 0 not in b.shape:
+                slot = self._slot(r.storage, r.offset, b, None)
+                end = slot.offset + b.dtype.bytes * (1 + sum((n - 1) * s for n, s in zip(b.shape, b.strides, strict=True)))
+                out.append(Touch((slot.kind, slot.index), slot.offset, end, i >= len(k.inputs)))
+        if (at := self.arena.workspaces.get(position)) is not None:
+            out.append(Touch(("arena", 0), at, at + self.spaces[position] * self.teams[position], True))
+        return out
 
     def _symbol(self, s: Scheduled) -> str:
         key = f"{_canonical(s.program)}|{_job_key(s, self.options.target)}"

@@ -17,7 +17,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-
 from ..backends.arguments import tensor
 from ..backends.executable import Executable
 from ..backends.instance import Instance
@@ -34,7 +33,8 @@ Inputs = Mapping[str, object] | Sequence[object]
 
 
 def compile(model: object, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
-            precision: str = "f32", schedules: str | os.PathLike[str] | None = None, cache: bool = True) -> Executable:
+            precision: str = "f32", schedules: str | os.PathLike[str] | None = None, cache: bool = True,
+            strict: bool = False) -> Executable:
     """Compiles a model to native code.
 
     model:     path, bytes or ModelProto of ONNX; a torch.nn.Module (then `inputs` are example tensors).
@@ -43,10 +43,12 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
     threads:   number of threads (default: all cores available); kernels run on one thread for now.
     precision: "f32": as the model says.
     cache:     keep compiled objects on disk.
+    strict:    sums as the model writes them: no Winograd convolutions, whose error is about ten times larger
+               (docs/accuracy.md).
 
     Raises ModelError, UnsupportedError, InputError, TargetError.
     """
-    options = make_options(target, threads, precision, schedules, cache)
+    options = make_options(target, threads, precision, schedules, cache, strict)
     if isinstance(model, Graph):
         return _executable_of_graph(model, options)
     source = frontends.load(model, _examples(inputs))
@@ -111,7 +113,8 @@ def _specs(specs: Sequence[object], instance: Instance, ins: bool) -> list[Tenso
 
 def _saved(model: object, options: Options) -> tuple[bytes, dict[str, str | int | bool]] | None:
     """The model itself as bytes, for saving what is compiled anew on load; None where it has no such form."""
-    settings: dict[str, str | int | bool] = {"target": options.target.name, "threads": options.threads, "precision": options.precision}
+    settings: dict[str, str | int | bool] = {"target": options.target.name, "threads": options.threads, "precision": options.precision,
+                                                 "strict": options.strict}
     if isinstance(model, bytes):
         return model, settings
     if isinstance(model, (str, os.PathLike)):

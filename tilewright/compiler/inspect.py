@@ -35,8 +35,8 @@ def inspect(model: object, stage: str, target: str | Target = "native", shapes: 
         elif (text := f"{s}") not in seen:
             seen.add(text)
             symbol = f"k{i}"
-            parts.append(head + (f"{s.program}\n{s}" if stage == "loops" else optimised_ir(emit_kernel(s, options.target, symbol), options.target)
-                                 if stage == "llvm" else assembly(emit_kernel(s, options.target, symbol), options.target)))
+            show = optimised_ir if stage == "llvm" else assembly
+            parts.append(head + (f"{s.program}\n{s}" if stage == "loops" else show(emit_kernel(s, options.target, symbol), options.target)))
     return "\n\n".join(parts)
 
 
@@ -65,7 +65,8 @@ def _fused_text(low: Lowered, group: str | None) -> str:
     for i, (g, r) in enumerate(zip(low.partition.groups, low.views.roles, strict=True)):
         if not _matches(low, i, g.label, group):
             continue
-        lines.append(f"group {i}  {g.kind:<11} {g.label} -> {', '.join(map(repr, g.outputs))}" + (f"   [{r.kind}]" if r.kind != "kernel" else ""))
+        role = f"   [{r.kind}]" if r.kind != "kernel" else ""
+        lines.append(f"group {i}  {g.kind:<11} {g.label} -> {', '.join(map(repr, g.outputs))}{role}")
         lines += [f"    {w}" for w in (*g.why, *((r.why,) if r.why else ()))]
         lines += [f"    {line}" for k in low.kernels if k.group == i and k.program is not None for line in str(k.program).splitlines()]
     if not lines:

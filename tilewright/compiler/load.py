@@ -21,6 +21,7 @@ def load(path: str | os.PathLike[str]) -> Executable:
 def _recompile(model: bytes, options: Mapping[str, str | int | bool]) -> Executable:
     from .compile import compile  # files that hold code load without the compiler
     target, threads, precision = (options.get(k) for k in ("target", "threads", "precision"))
-    if not isinstance(target, str) or not isinstance(threads, int) or not isinstance(precision, str):
+    strict = options.get("strict", False)
+    if not isinstance(strict, bool) or not isinstance(target, str) or not isinstance(threads, int) or not isinstance(precision, str):
         raise ModelError("the saved model's options are damaged")
-    return compile(model, target=target, threads=threads, precision=precision)
+    return compile(model, target=target, threads=threads, precision=precision, strict=strict)

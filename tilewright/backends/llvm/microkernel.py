@@ -16,6 +16,9 @@ from .emit_reduce import LINE, Prefetch, ReductionEmitter
 from .linear import Lin
 
 
+MOST_LINES = 8  # prefetches in one step of the innermost loop; more would crowd out the loads that are needed now
+
+
 class MicrokernelEmitter(ReductionEmitter):
     """`micro`: the functions made so far, with the order of their pointer arguments."""
 
@@ -70,7 +73,7 @@ class MicrokernelEmitter(ReductionEmitter):
         steps = 1
         for x in st.loops[k:]:
             steps *= x.axis.extent if x.reduce and x.kind == "serial" else 1
-        lines = min(4, -(-share // LINE // max(steps, 1)))
+        lines = min(MOST_LINES, -(-share // LINE // max(steps, 1)))
         here = panel[0].shift(panel[1] // load.buffer.dtype.bytes)
         return self._gep(self._pointer_to(load.buffer, here), self.lin_value(number.scale(share))), lines
 

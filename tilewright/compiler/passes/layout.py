@@ -200,7 +200,8 @@ class _Layouts:
     def _winograd(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, out: TensorType, b: GraphBuilder) -> Value:
         c, (_, o, h, wd) = self.c, out.shape
         top, left = a.pads[:2]
-        bottom, right = (TILE * tiles(m) + 2 - before - size for m, before, size in ((h, top, x.type.shape[2]), (wd, left, x.type.shape[3])))
+        sizes = ((h, top, x.type.shape[2]), (wd, left, x.type.shape[3]))
+        bottom, right = (TILE * tiles(m) + 2 - before - size for m, before, size in sizes)
         x = b.op("pad", x, before=(0, 0, top, left, 0), after=(0, 0, bottom, right, 0)) if any((top, left, bottom, right)) else x
         rows = -(-o // c) * c
         if rows != o:

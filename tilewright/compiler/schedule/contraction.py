@@ -96,12 +96,12 @@ def _with_prefetch(s: Scheduled, r: Roles, target: Target) -> Scheduled:
     is multiplied with all tiles of the other operand."""
     st = s.stages[0]
     assert st.tensorize is not None
-    if _bytes(r.wide) < target.l2 // 8:
+    if math.prod(r.wide.buffer.shape) * r.wide.buffer.dtype.bytes < target.l2 // 8:
         return s
     outer = [x.axis for x in st.loops[:st.tensorize]]
     own = {r.vector, *r.n} | {q.outer for q in st.relations if isinstance(q, Split) and q.parent in (r.vector, *r.n)}
     moving = [a for a in outer if a in own and a.extent > 1]
-    if not moving or outer.index(moving[-1]) + 1 == len(outer) or math.prod(a.extent for a in outer[outer.index(moving[-1]) + 1:]) == 1:
+    if not moving:
         return s
     packed = next(b.name for b in s.program.inputs if b.name.endswith("_packed"))
     return replace(s, stages=(replace(st, prefetch=(packed, moving[-1].name)),))
@@ -241,8 +241,10 @@ def _block(r: Roles) -> tuple[Axis, int] | None:
     return (contiguous[-1], contiguous[-1].extent) if contiguous and len(r.k) > 1 else None
 
 
-def _bytes(x: Load) -> int:
-    return math.prod(x.buffer.shape) * x.buffer.dtype.bytes
+def _bytes(x: Load, r: Roles) -> int:
+    """Bytes of an operand that one step of the batch axes reads."""
+    used = set().union(*(axes_of(i) for i in x.index)) if x.index else set()
+    return math.prod(x.buffer.shape) * x.buffer.dtype.bytes // max(1, math.prod(a.extent for a in r.batch if a in used))
 
 
 def _order(r: Roles, n_outer: list[Axis], m_outer: list[Axis], target: Target) -> list[Axis]:
@@ -250,9 +252,10 @@ def _order(r: Roles, n_outer: list[Axis], m_outer: list[Axis], target: Target) -
     so that the first one is worth running in parallel."""
     n_trips, m_trips = (math.prod(a.extent for a in x) for x in (n_outer, m_outer))
     room = target.l2 // 2
-    wide, narrow = _bytes(r.wide), _bytes(r.narrow)
+    wide, narrow = _bytes(r.wide, r), _bytes(r.narrow, r)
     n_first = wide + narrow * (n_trips if narrow > room else 1)
-    m_first = narrow + wide * (m_trips / max(m_outer[-1].extent if m_outer else 1, 1) if wide > room else 1)
+    passes = m_trips // max(m_outer[-1].extent, 1) if len(m_outer) > 1 else m_trips
+    m_first = narrow + wide * (passes if wide > room else 1)
     if m_first < n_first and len(m_outer) > 1:
         order = [*r.batch, *m_outer[:-1], *n_outer, *m_outer[-1:]]
     elif m_first < n_first:

@@ -102,8 +102,12 @@ def access(x: Load | Compute) -> Access:
     if isinstance(x, Load) and x.where is not None:
         for a in axes_of(x.where):
             strides.setdefault(a, 0)
-    digits = {a.arg.terms[0][0]: a.by for a, k in total.terms if isinstance(a, Mod) and k == 1 and a.arg.const == 0 and len(a.arg.terms) == 1
-              and a.arg.terms[0][1] == 1 and isinstance(a.arg.terms[0][0], Axis)}
+    digits: dict[Axis, int] = {}
+    for atom, k in total.terms:
+        if isinstance(atom, Mod) and k == 1 and atom.arg.const == 0 and len(atom.arg.terms) == 1:
+            (a, step), = atom.arg.terms
+            if isinstance(a, Axis) and step == 1:
+                digits[a] = atom.by
     return Access(strides, digits)
 
 
@@ -189,8 +193,9 @@ def _transposing(own: list[Axis], reads: list[Access], write: Access, lanes: int
 
 def _tile_stage(c: Compute, outer: list[Loop], own: list[Axis], v: Axis, u: Axis, size: int, lanes: int, shared: int) -> Stage:
     """A map in square tiles, transposed in registers: ... u.o, v.o { u.i unrolled { v.i as lanes } }."""
-    relations = tuple(Split(a, Axis(f"{a.name}.o", -(-a.extent // n)), Axis(f"{a.name}.i", min(n, a.extent))) for a, n in ((u, size), (v, lanes)))
-    us, vs = relations
+    def split(a: Axis, n: int) -> Split:
+        return Split(a, Axis(f"{a.name}.o", -(-a.extent // n)), Axis(f"{a.name}.i", min(n, a.extent)))
+    relations = us, vs = split(u, size), split(v, lanes)
     rest = [Loop(a) for a in own if a not in (u, v)]
     return Stage(c, (*outer, *rest, Loop(us.outer), Loop(vs.outer), Loop(us.inner, "unroll"), Loop(vs.inner, "vector")), relations, shared)
 
