@@ -24,9 +24,9 @@ import numpy as np
 
 from benchmarks.peak import f32_peak
 from tilewright.backends.cache import ObjectCache
-from tilewright.backends.instance import aligned
 from tilewright.backends.llvm.emit import emit_kernel
 from tilewright.backends.llvm.jit import Job, Library, build, load
+from tilewright.backends.memory import aligned
 from tilewright.backends.target import Target, runs_here
 from tilewright.compiler.schedule.contraction import Tile, choose_tile, find_roles, schedule_contraction
 from tilewright.ir.expr import Axis, Buffer, Reduce, Var

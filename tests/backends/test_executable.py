@@ -15,7 +15,8 @@ import pytest
 from tests.backends.models import arguments, executable, expected, instance
 from tilewright.backends.arguments import Data, tensor
 from tilewright.backends.executable import Executable, Fixed, Runnable
-from tilewright.backends.instance import Instance, Preparation, _ctypes_data, _data_pointer
+from tilewright.backends.instance import Instance, Preparation
+from tilewright.backends.memory import _ctypes_data, _data_pointer
 from tilewright.backends.target import Target
 from tilewright.errors import InputError, TargetError
 from tilewright.ir.text import parse_graph

@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import ctypes
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,11 +10,12 @@ import numpy as np
 from ..errors import InputError
 from ..ir import ops as _ops  # noqa: F401  (registers every op)
 from ..ir.graph import Graph
-from ..ir.interpreter import run_graph
 from .llvm.elf import Image, combine
 from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, ENTRY
 from .llvm.jit import Library, load_image, require_host
-from .plan import ARENA_ALIGN, Plan
+from .memory import address, aligned
+from .plan import Plan
+from .preparation import Preparation
 from .target import Target, runs_here
 
 if TYPE_CHECKING:
@@ -31,39 +30,6 @@ class HostFunction(Protocol):
 
     @property
     def address(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Preparation:
-    """How the plan's weights follow from the model's.
-
-    graph: its outputs are the plan's weights in order; it reads weights (as inputs or constants) and literals.
-    arrays: the model's weights, by their names in the graph. names: the model's name -> the graph's, where they differ.
-    literals: names of the model's constants whose values are part of the code.
-    """
-
-    graph: Graph
-    arrays: Mapping[str, np.ndarray]
-    names: Mapping[str, str] = field(default_factory=dict)
-    literals: frozenset[str] = frozenset()
-
-    def spec(self, name: str) -> np.ndarray | None:
-        """The present value of the model's weight `name`, None where there is no such weight."""
-        return self.arrays.get(self.names.get(name, name))
-
-    def updated(self, new: Mapping[str, np.ndarray]) -> Preparation:
-        """With other values for some of the weights (by the model's names); others than its own are left out."""
-        own = {self.names.get(k, k): v for k, v in new.items() if self.spec(k) is not None}
-        return Preparation(self.graph, {**self.arrays, **own}, self.names, self.literals)
-
-    def evaluate(self) -> tuple[Preparation, list[np.ndarray]]:
-        """The plan's weights, in order, each 64-byte aligned, and this preparation with those of the model's weights that
-        are the plan's as well replaced by them: they are kept once."""
-        inputs = {v.name: self.arrays[v.name] for v in self.graph.inputs}
-        out = run_graph(self.graph, inputs, {k: a for k, a in self.arrays.items() if k in self.graph.constants})
-        arrays = {v.name: aligned_copy(out[v.name]) for v in self.graph.outputs}
-        kept = {k: arrays.get(k, a) for k, a in self.arrays.items()}
-        return Preparation(self.graph, kept, self.names, self.literals), [arrays[v.name] for v in self.graph.outputs]
 
 
 def host_functions(plan: Plan) -> list[HostFunction]:
@@ -82,40 +48,6 @@ def host_functions(plan: Plan) -> list[HostFunction]:
 NO_WEIGHTS = Preparation(Graph("prepare", (), (), ()), {})
 
 
-def aligned(size: int) -> np.ndarray:
-    """`size` bytes at an address that is a multiple of 64."""
-    block = np.empty(size + ARENA_ALIGN, np.uint8)
-    start = -_address(block) % ARENA_ALIGN
-    return block[start:start + size]
-
-
-def aligned_copy(a: np.ndarray) -> np.ndarray:
-    out = aligned(a.nbytes).view(a.dtype).reshape(a.shape) if a.size else np.empty(a.shape, a.dtype)
-    out[...] = a
-    return out
-
-
-def _reads_header() -> bool:
-    """Whether an array's data pointer is the first field after the object header, as NumPy's C API says, here too."""
-    if sys.implementation.name != "cpython":
-        return False
-    probe = np.zeros(3)
-    return ctypes.c_void_p.from_address(id(probe) + object.__basicsize__).value == probe.ctypes.data
-
-
-def _data_pointer(a: np.ndarray, cell: Callable[[int], ctypes.c_void_p] = ctypes.c_void_p.from_address,
-                  at: int = object.__basicsize__) -> int:
-    """What `a.ctypes.data` and `a.__array_interface__` give, five and ten times as fast."""
-    return cell(id(a) + at).value or 0
-
-
-def _ctypes_data(a: np.ndarray) -> int:
-    return a.ctypes.data
-
-
-_address = _data_pointer if _reads_header() else _ctypes_data
-
-
 class _Weights:
     """Prepared arrays and the table of their addresses; exchanged as a whole, so that a call sees one or the other."""
 
@@ -123,7 +55,7 @@ class _Weights:
 
     def __init__(self, arrays: list[np.ndarray]) -> None:
         self.arrays = arrays
-        self.table = (ctypes.c_void_p * max(1, len(arrays)))(*map(_address, arrays))
+        self.table = (ctypes.c_void_p * max(1, len(arrays)))(*map(address, arrays))
         self.address = ctypes.addressof(self.table)
 
 
@@ -138,7 +70,7 @@ class _Frame:
         self.outputs = (ctypes.c_void_p * max(1, len(plan.outputs)))()
         self.ctx = (ctypes.c_int64 * CTX_FIELDS)()
         self.ctx[CTX_HOST] = host
-        self.arena_at = _address(self.arena)
+        self.arena_at = address(self.arena)
         self.inputs_at, self.outputs_at, self.ctx_at = map(ctypes.addressof, (self.inputs, self.outputs, self.ctx))
 
 
@@ -202,10 +134,10 @@ class Instance:
             frame = _Frame(self.plan, ctypes.addressof(self._table))
         slots = frame.inputs
         for k, x in enumerate(inputs):
-            slots[k] = _address(x)
+            slots[k] = address(x)
         slots = frame.outputs
         for k, y in enumerate(outputs):
-            slots[k] = _address(y)
+            slots[k] = address(y)
         weights = self._weights  # this reference keeps them alive through the call
         failed = self._run(frame.inputs_at, frame.outputs_at, weights.address, frame.arena_at, frame.ctx_at)
         if failed:

@@ -1,0 +1,171 @@
+"""How a plan's weights follow from the model's: a graph, evaluated with NumPy when code is loaded or weights change.
+
+Weights are large, so each of the plan's is written once, straight into the memory it stays in: reshapes and transposes
+on the way are views, and the padding of a packed layout is left out of the copy (pages of fresh memory are zero).
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..ir.graph import Graph, Node, Value
+from ..ir.op import OPS
+from ..ir.ops.shape import TransposeAttrs
+from ..ir.ops.slices import PadAttrs
+from ..ir.types import TensorType
+from .memory import aligned
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preparation:
+    """How the plan's weights follow from the model's.
+
+    graph: its outputs are the plan's weights in order; it reads weights (as inputs or constants) and literals.
+    arrays: the model's weights, by their names in the graph. names: the model's name -> the graph's, where they differ.
+    literals: names of the model's constants whose values are part of the code.
+    """
+
+    graph: Graph
+    arrays: Mapping[str, np.ndarray]
+    names: Mapping[str, str] = field(default_factory=dict)
+    literals: frozenset[str] = frozenset()
+
+    def spec(self, name: str) -> np.ndarray | None:
+        """The present value of the model's weight `name`, None where there is no such weight."""
+        return self.arrays.get(self.names.get(name, name))
+
+    def updated(self, new: Mapping[str, np.ndarray]) -> Preparation:
+        """With other values for some of the weights (by the model's names); others than its own are left out."""
+        own = {self.names.get(k, k): v for k, v in new.items() if self.spec(k) is not None}
+        return Preparation(self.graph, {**self.arrays, **own}, self.names, self.literals)
+
+    def evaluate(self) -> tuple[Preparation, list[np.ndarray]]:
+        """The plan's weights, in order, each 64-byte aligned, and this preparation with those of the model's weights that
+        are the plan's as well replaced by them: they are kept once."""
+        for v in self.graph.inputs:
+            a = self.arrays[v.name]
+            assert (a.shape, a.dtype) == (v.type.shape, v.type.dtype.numpy), f"weight {v} is {a.dtype}{a.shape}"
+        arrays = _evaluate(self.graph, self.arrays)
+        kept = {k: arrays.get(k, a) for k, a in self.arrays.items()}
+        return Preparation(self.graph, kept, self.names, self.literals), [arrays[v.name] for v in self.graph.outputs]
+
+
+def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Output name -> array, 64-byte aligned. Intermediate results are freed after their last use."""
+    env = {k: c.array for k, c in graph.constants.items()} | dict(weights)
+    types = {v.name: v.type for v in graph.outputs}
+    last = {v.name: k for k, n in enumerate(graph.nodes) for v in (*n.operands, *n.outputs)}
+    packings, inside = _packings(graph)
+    last |= {p.source: k for k, n in enumerate(graph.nodes) if (p := packings.get(n.outputs[0].name)) and last[p.source] < k}
+    out: dict[str, np.ndarray] = {}
+    for k, n in enumerate(graph.nodes):
+        name = n.outputs[0].name
+        if name in packings:
+            out[name] = env[name] = aligned_zeros(types[name])
+            lay_out(env[packings[name].source], packings[name].digits, out[name].transpose(np.argsort(packings[name].perm)))
+        elif name not in inside:
+            for v, a in zip(n.outputs, _run(n, env), strict=True):
+                assert (a.shape, a.dtype) == (v.type.shape, v.type.dtype.numpy), f"{n.op}: reference gives {a.dtype}{a.shape}, not {v.type}"
+                env[v.name] = a
+                if v.name in types:
+                    env[v.name] = out[v.name] = _placed(a, v.type)
+        for v in (packings[name].source,) if name in packings else (v.name for v in (*n.operands, *n.outputs)):
+            if last[v] == k:
+                env.pop(v, None)
+    return {k: out[k] if k in out else _placed(env[k], t) for k, t in types.items()}
+
+
+def _run(n: Node, env: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The node's results; those of reshapes and transposes are views where possible."""
+    ins = [None if v is None else env[v.name] for v in n.inputs]
+    if isinstance(n.attrs, TransposeAttrs) and ins[0] is not None:
+        return [ins[0].transpose(n.attrs.perm)]
+    with np.errstate(all="ignore"):
+        return [np.asarray(r) for r in OPS[n.op].reference(n.attrs, *ins)]
+
+
+def aligned_zeros(t: TensorType) -> np.ndarray:
+    return aligned(t.bytes).view(t.dtype.numpy).reshape(t.shape) if t.size else np.empty(t.shape, t.dtype.numpy)
+
+
+def _placed(a: np.ndarray, t: TensorType) -> np.ndarray:
+    out = aligned_zeros(t)
+    out[...] = a
+    return out
+
+
+# -- packed layouts ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """transpose(reshape(pad(source)), perm), where the reshape takes each dimension apart into `digits`."""
+
+    source: str
+    digits: tuple[tuple[int, ...], ...]
+    perm: tuple[int, ...]
+
+
+def _packings(graph: Graph) -> tuple[dict[str, _Packing], set[str]]:
+    """The graph's outputs that are packings, and the values inside of them, which nobody else reads."""
+    makers, users = graph.producers(), graph.users()
+    results = {v.name for v in graph.outputs}
+    found: dict[str, _Packing] = {}
+    inside: set[str] = set()
+    for v in graph.outputs:
+        last, split, pad = chain = _chain(v, ("transpose", "reshape", "pad"), makers)
+        if last is None or split is None or pad is None or any(
+                len(users[n.outputs[0].name]) != 1 or n.outputs[0].name in results for n in chain[1:] if n):
+            continue
+        assert isinstance(last.attrs, TransposeAttrs) and isinstance(pad.attrs, PadAttrs)
+        digits = _digits(pad.outputs[0].type.shape, split.outputs[0].type.shape)
+        if digits and pad.attrs.mode == "constant" and not pad.attrs.value and not any(pad.attrs.before):
+            found[v.name] = _Packing(pad.operands[0].name, digits, last.attrs.perm)
+            inside |= {split.outputs[0].name, pad.outputs[0].name}
+    return found, inside
+
+
+def _chain(v: Value, ops: Sequence[str], makers: Mapping[str, Node]) -> list[Node | None]:
+    """The node of ops[0] that makes v, the node of ops[1] that makes its first operand, …; None from where it is another."""
+    out: list[Node | None] = []
+    at: Value | None = v
+    for op in ops:
+        n = makers.get(at.name) if at is not None else None
+        out.append(n if n is not None and n.op == op else None)
+        at = n.operands[0] if n is not None and n.op == op else None
+    return out
+
+
+def _digits(shape: tuple[int, ...], split: tuple[int, ...]) -> tuple[tuple[int, ...], ...] | None:
+    """The dimensions of `split` that make up each of `shape`; None where they do not."""
+    out, at = [], 0
+    for n in shape:
+        first = at
+        while at < len(split) and (at == first or math.prod(split[first:at]) < n):
+            at += 1
+        if math.prod(split[first:at]) != n:
+            return None
+        out.append(split[first:at])
+    return tuple(out) if math.prod(split[at:]) == 1 and at == len(split) else None
+
+
+def lay_out(x: np.ndarray, digits: tuple[tuple[int, ...], ...], out: np.ndarray) -> None:
+    """Writes x into `out`, whose dimensions are the digits of x's: x[i] is out[i // n, i % n] for digits (m, n). Elements
+    of `out` beyond the end of x are left alone. The full blocks of a ragged dimension and its last one are copied apart."""
+    _lay_out(x, digits, out, 0)
+
+
+def _lay_out(x: np.ndarray, digits: tuple[tuple[int, ...], ...], out: np.ndarray, at: int) -> None:
+    """x and `out` agree in the dimensions before `at`; `digits` are of the others."""
+    if not digits:
+        out[...] = x
+        return
+    own, rest = digits[0], digits[1:]
+    n, inner, before = x.shape[at], math.prod(own[1:]), (slice(None),) * at
+    full = n // inner
+    if full:
+        part = x[(*before, slice(0, full * inner))]
+        _lay_out(part.reshape(*x.shape[:at], full, *own[1:], *x.shape[at + 1:]), rest, out[(*before, slice(0, full))], at + len(own))
+    if n > full * inner:
+        _lay_out(x[(*before, slice(full * inner, None))], (own[1:], *rest), out[(*before, full)], at)
