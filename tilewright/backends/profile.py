@@ -15,7 +15,7 @@ import numpy as np
 from .instance import Instance, aligned
 from .llvm.entry import CTX_ERROR, CTX_FIELDS
 from .llvm.jit import Library, compile_ir, load, load_image, require_host
-from .peak import memory_bandwidth, f32_peak
+from .peak import f32_peak, memory_bandwidth
 from .plan import KernelCall, Plan, Slot
 from .target import Target
 
@@ -85,8 +85,8 @@ class Profile:
         return "\n".join([self.summary(), "", *lines])
 
     def summary(self) -> str:
-        return (f"one thread: {time_text(self.seconds)} for {len(self.calls)} calls (median of {self.runs} runs), {self.gflops:.1f} GFLOP/s of "
-                f"{self.peak:.0f} that a core can do in f32; memory at {self.memory / 1e9:.1f} GB/s")
+        return (f"one thread: {time_text(self.seconds)} for {len(self.calls)} calls (median of {self.runs} runs), "
+                f"{self.gflops:.1f} GFLOP/s of {self.peak:.0f} that a core can do in f32; memory at {self.memory / 1e9:.1f} GB/s")
 
 
 def profile(instance: Instance, inputs: Sequence[np.ndarray], seconds: float = 1.0) -> Profile:
@@ -103,7 +103,7 @@ def profile(instance: Instance, inputs: Sequence[np.ndarray], seconds: float = 1
         stamps.append(walk.run())
     ticks = max(1, int(stamps[-1][0]) - int(first[0]))
     tick = (walk.began - begin) / 1e9 / ticks  # the clock's unit, from the starts of the first and the last run
-    steps = np.diff(np.array(stamps), axis=1) * tick
+    steps = np.diff(np.array(stamps), axis=1).astype(np.float64) * tick
     low, median, high = np.percentile(steps, (10, 50, 90), axis=0) if plan.calls else np.zeros((3, 0))
     calls = tuple(CallProfile(c.label, c.symbol if isinstance(c, KernelCall) else f"host {c.op}", float(m), float(lo), float(hi),
                               c.flops if isinstance(c, KernelCall) else 0, c.bytes, c.reads)
