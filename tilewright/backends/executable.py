@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..ir.types import TensorSpec, TensorType, dtype_of
+from . import fastcall
 from .arguments import Data, Spec, by_name, check_shape, convert, ready, tensor
 from .instance import Instance, Preparation
 from .report import Report, explain
@@ -97,7 +99,8 @@ class Executable:
         self._made: dict[Hashable, Runnable] = {}
         self._lock = threading.RLock()
         self._instances: list[weakref.ref[Instance]] = []
-        self._latest: Instance | None = None
+        self._latest: Instance | None = None  # changes together with _block
+        self._switch = threading.Lock()
         this = weakref.ref(self)  # no cycle: a dropped executable frees its memory at once
 
         def adopt(instance: Instance) -> None:
@@ -106,19 +109,27 @@ class Executable:
         self._model.adopt = adopt
         if isinstance(self._model, Fixed):
             self._made[self._key(())] = self._model
-            self._latest = self._model.direct
+            self._dispatch_to(self._model.direct)
             self._adopt(self._model.direct)
+
+    def __new__(cls, *_: object, **__: object) -> Executable:
+        """Where native calls are possible, of a subclass: its `__call__` and `run_into` are machine code, and call those below
+        with whatever they do not take themselves. `_block` says what they run."""
+        made = _native_class() if cls is Executable else cls
+        return made.__new__(made) if made is not cls else super().__new__(cls)
 
     def __repr__(self) -> str:
         ins, outs = (", ".join(map(repr, x)) for x in (self.inputs, self.outputs))
         return f"<Executable {self.name} ({ins}) -> ({outs}) for {self.target}>"
 
     # -- calling -----------------------------------------------------------------------------------------------------
-    def __call__(self, *xs: object) -> Result:
+    def __call__(self, *xs: object, **names: object) -> Result:
         """The outputs for positional inputs: one array, or a tuple where the model has several outputs.
 
         Takes NumPy arrays of exactly the inputs' dtypes, tensors of other libraries (DLPack), and Python numbers and
         lists. Raises InputError before any native code runs where number, dtype or shape do not fit."""
+        if names:
+            raise InputError(f"inputs are passed by position, got the keyword {next(iter(names))!r}; by name: exe.run({{name: array}})")
         latest = self._latest
         if latest is not None and latest.fits(xs):
             results: list[Data] = latest.run(xs)  # pyright: ignore
@@ -181,9 +192,16 @@ class Executable:
         if found is None:
             with self._lock:
                 found = self._made.get(self._key(data)) or self._specialise(data)
-        if found.direct is not None and not self._model.static_inputs:
-            self._latest = found.direct
+        if found.direct is not self._latest and found.direct is not None and not self._model.static_inputs:
+            self._dispatch_to(found.direct)
         return found
+
+    def _dispatch_to(self, instance: Instance) -> None:
+        """Calls try this instance first from now on."""
+        with self._switch:
+            self._latest = instance
+            if instance.block is not None:
+                self._block = instance.block
 
     def _specialise(self, data: Sequence[Data]) -> Runnable:
         made = self._model.specialise(data)
@@ -260,6 +278,12 @@ class Executable:
                 raise InputError(f"{purpose} needs one concrete shape for each input of {self.name}; compile with inputs= of these shapes")
             return made[0].direct
         return self._model.direct
+
+
+@cache
+def _native_class() -> type[Executable]:
+    code = fastcall.code()
+    return Executable if code is None else code.class_of(Executable, Executable.__call__, Executable.run_into)
 
 
 def _data_key(x: Data, static: bool) -> Hashable:
