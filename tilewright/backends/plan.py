@@ -15,6 +15,7 @@ from ..ir.types import DTYPES, TensorType
 
 SlotKind = Literal["input", "output", "weight", "arena"]
 ARENA_ALIGN = 64
+MOST_THREADS = 4096
 NamedType = tuple[str, TensorType]
 T = TypeVar("T")
 
@@ -35,7 +36,8 @@ class Slot:
 @dataclass(frozen=True, slots=True)
 class KernelCall:
     """symbol(args…, workspace, 0, trips, ctx). `workspace` is a slot in the arena, None: the kernel needs none.
-    `trips`: extent of the outermost parallel loop; parts of [0, trips) may run on different threads.
+    `trips`: iterations of the parallel loops; parts of [0, trips) may run on different threads.
+    `team`: on how many at most; each has a workspace of its own, thread t's `workspace_step` * t bytes after the first's.
     `flops`, `bytes`: arithmetic operations, and bytes read and written at least, of one run (`compiler/work.py`); 0: not known.
     `reads`: positions of the calls whose results this one reads."""
 
@@ -47,6 +49,8 @@ class KernelCall:
     flops: int = 0
     bytes: int = 0
     reads: tuple[int, ...] = ()
+    team: int = 1
+    workspace_step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +80,20 @@ Call = KernelCall | HostCall
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one call of the entry point does. `arena_bytes` is the size of the scratch memory (64-byte aligned)."""
+    """What one call of the entry point does. `arena_bytes` is the size of the scratch memory (64-byte aligned).
+    `phases`: positions of the calls before which the threads meet, 0 first; (): one thread runs everything."""
 
     inputs: tuple[NamedType, ...]
     outputs: tuple[NamedType, ...]
     weights: tuple[NamedType, ...] = ()
     arena_bytes: int = 0
     calls: tuple[Call, ...] = ()
+    phases: tuple[int, ...] = ()
+
+    @property
+    def threads(self) -> int:
+        """How many threads can take part, the caller's included."""
+        return max((c.team for c in self.calls if isinstance(c, KernelCall)), default=1) if self.phases else 1
 
     @property
     def host_calls(self) -> tuple[HostCall, ...]:
@@ -104,14 +115,20 @@ class Plan:
                     raise PlanError(f"{c.label or 'call'}: {s} lies outside of the plan")
                 if s.kind == "arena" and s.offset > self.arena_bytes:
                     raise PlanError(f"{c.label or 'call'}: {s} lies outside of the arena of {self.arena_bytes} bytes")
+            if isinstance(c, KernelCall) and (not 1 <= c.team <= MOST_THREADS or c.workspace_step < 0 or (
+                    c.workspace is not None and c.workspace.offset + (c.team - 1) * c.workspace_step > self.arena_bytes)):
+                raise PlanError(f"{c.label or 'call'}: a team of {c.team} threads with {c.workspace_step} bytes each is not possible")
             if any(not 0 <= r < k for r in c.reads):
                 raise PlanError(f"{c.label or 'call'}: reads the result of a call that does not come before it")
             if isinstance(c, KernelCall) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", c.symbol):
                 raise PlanError(f"{c.symbol!r} is no symbol")
+        if self.phases and (self.phases[0] != 0 or sorted(set(self.phases)) != list(self.phases) or self.phases[-1] >= len(self.calls)):
+            raise PlanError(f"phases {self.phases} are no positions of {len(self.calls)} calls in order")
 
     def to_json(self) -> dict[str, object]:
         return {"inputs": _types_json(self.inputs), "outputs": _types_json(self.outputs), "weights": _types_json(self.weights),
-                "arena_bytes": self.arena_bytes, "calls": [_call_json(c) for c in self.calls]}
+                "arena_bytes": self.arena_bytes, "calls": [_call_json(c) for c in self.calls],
+                "phases": list(self.phases)}
 
     @staticmethod
     def from_json(data: object) -> Plan:
@@ -148,7 +165,7 @@ def _call_json(c: Call) -> dict[str, object]:
     args = [_slot_json(s) for s in c.args]
     if isinstance(c, KernelCall):
         return {"symbol": c.symbol, "args": args, "trips": c.trips, "workspace": _slot_json(c.workspace), "label": c.label,
-                "flops": c.flops, "bytes": c.bytes, "reads": list(c.reads)}
+                "flops": c.flops, "bytes": c.bytes, "reads": list(c.reads), "team": c.team, "workspace_step": c.workspace_step}
     types = [type_json(t) if t else None for t in c.types]
     return {"op": c.op, "attrs": c.attrs, "args": args, "types": types, "n_inputs": c.n_inputs, "label": c.label,
             "reads": list(c.reads)}
@@ -185,11 +202,11 @@ def _call(data: object) -> Call:
     if "symbol" in d:
         flops, size = (_get(d, k, int) if k in d else 0 for k in ("flops", "bytes"))
         return KernelCall(_get(d, "symbol", str), args, _get(d, "trips", int), _slot(d["workspace"]) if d["workspace"] else None, label,
-                          flops, size, reads)
+                          flops, size, reads, *(_get(d, k, int) if k in d else n for k, n in (("team", 1), ("workspace_step", 0))))
     types = _list(d, "types", lambda t: None if t is None else type_from_json(t))
     return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, types, _get(d, "n_inputs", int), label, reads)
 
 
 def _plan(d: dict[str, object]) -> Plan:
     return Plan(_list(d, "inputs", _named), _list(d, "outputs", _named), _list(d, "weights", _named), _get(d, "arena_bytes", int),
-                _list(d, "calls", _call))
+                _list(d, "calls", _call), _list(d, "phases", lambda k: _get(k, "", int)) if "phases" in d else ())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def c_functions(plan: Plan, prefix: str, weight_offsets: Sequence[int]) -> str:
     """
     size = workspace_bytes(plan)
     n, m, k = len(plan.inputs), len(plan.outputs), len(plan.weights)
-    entry = emit_entry(plan).replace(f'define i32 @"{ENTRY}"', f'define internal i32 @"{ENTRY}"')
+    entry = emit_entry(replace(plan, phases=())).replace(f'define i32 @"{ENTRY}"', f'define internal i32 @"{ENTRY}"')
     lines = [entry, f"@{prefix}_weights = external hidden constant i8, align 64" if k else "",
              f"define i64 @{prefix}_workspace_bytes() nounwind {{", f"  ret i64 {size}", "}", "",
              f"define i32 @{prefix}_run({''.join(f'ptr %p{j}, ' for j in range(n + m))}ptr %workspace) nounwind {{",

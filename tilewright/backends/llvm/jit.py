@@ -175,25 +175,30 @@ class Library:
     """Code in this process. Addresses are valid as long as the object lives."""
 
     def __init__(self, image: Sequence[Bytes]) -> None:
-        self._handle = _load(image)
+        self._handle, self._kept = _load(image), False
 
     def address(self, symbol: str) -> int:
         return _ctypes.dlsym(self._handle, symbol)
 
+    def keep(self) -> None:
+        """The code stays in memory when this object is gone."""
+        self._kept = True
+
     def __del__(self) -> None:
-        if handle := getattr(self, "_handle", None):
+        if (handle := getattr(self, "_handle", None)) and not self._kept:
             _ctypes.dlclose(handle)
 
 
-def load(objects: Sequence[bytes], exported: Sequence[str], target: Target) -> Library:
-    """Links objects and loads them. Raises TargetError where this machine cannot run them."""
+def load(objects: Sequence[bytes], exported: Sequence[str], target: Target, external: Sequence[str] = ()) -> Library:
+    """Links objects and loads them. `external`: functions of the C library that they call, besides EXTERNAL. Raises
+    TargetError where this machine cannot run them."""
     require_host(target)
-    return load_image(combine(objects), exported)
+    return load_image(combine(objects), exported, external)
 
 
-def load_image(image: Image, exported: Sequence[str]) -> Library:
+def load_image(image: Image, exported: Sequence[str], external: Sequence[str] = ()) -> Library:
     """The same for an Image that was checked to be for this machine."""
-    return Library(shared_library(image, exported, "tilewright.so", EXTERNAL))
+    return Library(shared_library(image, exported, "tilewright.so", (*EXTERNAL, *external)))
 
 
 def require_host(target: Target) -> None:
