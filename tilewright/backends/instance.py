@@ -2,9 +2,7 @@
 from __future__ import annotations
 
 import ctypes
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,14 +10,16 @@ import numpy as np
 from ..errors import InputError
 from ..ir import ops as _ops  # noqa: F401  (registers every op)
 from ..ir.graph import Graph
-from ..ir.interpreter import run_graph
 from . import fastcall
 from .fastcall import OUT_OF_RANGE, Record
 from .llvm.elf import Image, combine
-from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, ENTRY
+from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, CTX_POOL, ENTRY
 from .llvm.jit import Library, load_image, require_host
 from .llvm.pycall import Block, Frame
-from .plan import ARENA_ALIGN, Plan
+from .memory import address, aligned
+from .plan import Plan
+from .pool import pool
+from .preparation import Preparation
 from .target import Target, runs_here
 
 if TYPE_CHECKING:
@@ -33,39 +33,6 @@ class HostFunction(Protocol):
 
     @property
     def address(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Preparation:
-    """How the plan's weights follow from the model's.
-
-    graph: its outputs are the plan's weights in order; it reads weights (as inputs or constants) and literals.
-    arrays: the model's weights, by their names in the graph. names: the model's name -> the graph's, where they differ.
-    literals: names of the model's constants whose values are part of the code.
-    """
-
-    graph: Graph
-    arrays: Mapping[str, np.ndarray]
-    names: Mapping[str, str] = field(default_factory=dict)
-    literals: frozenset[str] = frozenset()
-
-    def spec(self, name: str) -> np.ndarray | None:
-        """The present value of the model's weight `name`, None where there is no such weight."""
-        return self.arrays.get(self.names.get(name, name))
-
-    def updated(self, new: Mapping[str, np.ndarray]) -> Preparation:
-        """With other values for some of the weights (by the model's names); others than its own are left out."""
-        own = {self.names.get(k, k): v for k, v in new.items() if self.spec(k) is not None}
-        return Preparation(self.graph, {**self.arrays, **own}, self.names, self.literals)
-
-    def evaluate(self) -> tuple[Preparation, list[np.ndarray]]:
-        """The plan's weights, in order, each 64-byte aligned, and this preparation with those of the model's weights that
-        are the plan's as well replaced by them: they are kept once."""
-        inputs = {v.name: self.arrays[v.name] for v in self.graph.inputs}
-        out = run_graph(self.graph, inputs, {k: a for k, a in self.arrays.items() if k in self.graph.constants})
-        arrays = {v.name: aligned_copy(out[v.name]) for v in self.graph.outputs}
-        kept = {k: arrays.get(k, a) for k, a in self.arrays.items()}
-        return Preparation(self.graph, kept, self.names, self.literals), [arrays[v.name] for v in self.graph.outputs]
 
 
 def host_functions(plan: Plan) -> list[HostFunction]:
@@ -84,40 +51,6 @@ def host_functions(plan: Plan) -> list[HostFunction]:
 NO_WEIGHTS = Preparation(Graph("prepare", (), (), ()), {})
 
 
-def aligned(size: int) -> np.ndarray:
-    """`size` bytes at an address that is a multiple of 64."""
-    block = np.empty(size + ARENA_ALIGN, np.uint8)
-    start = -_address(block) % ARENA_ALIGN
-    return block[start:start + size]
-
-
-def aligned_copy(a: np.ndarray) -> np.ndarray:
-    out = aligned(a.nbytes).view(a.dtype).reshape(a.shape) if a.size else np.empty(a.shape, a.dtype)
-    out[...] = a
-    return out
-
-
-def _reads_header() -> bool:
-    """Whether an array's data pointer is the first field after the object header, as NumPy's C API says, here too."""
-    if sys.implementation.name != "cpython":
-        return False
-    probe = np.zeros(3)
-    return ctypes.c_void_p.from_address(id(probe) + object.__basicsize__).value == probe.ctypes.data
-
-
-def _data_pointer(a: np.ndarray, cell: Callable[[int], ctypes.c_void_p] = ctypes.c_void_p.from_address,
-                  at: int = object.__basicsize__) -> int:
-    """What `a.ctypes.data` and `a.__array_interface__` give, five and ten times as fast."""
-    return cell(id(a) + at).value or 0
-
-
-def _ctypes_data(a: np.ndarray) -> int:
-    return a.ctypes.data
-
-
-_address = _data_pointer if _reads_header() else _ctypes_data
-
-
 class _Weights:
     """Prepared arrays and the table of their addresses; exchanged as a whole, so that a call sees one or the other."""
 
@@ -125,7 +58,7 @@ class _Weights:
 
     def __init__(self, arrays: list[np.ndarray]) -> None:
         self.arrays = arrays
-        self.table = (ctypes.c_void_p * max(1, len(arrays)))(*map(_address, arrays))
+        self.table = (ctypes.c_void_p * max(1, len(arrays)))(*map(address, arrays))
         self.address = ctypes.addressof(self.table)
         self.record = Record(self.address, id(self))
 
@@ -135,13 +68,13 @@ class _Frame:
 
     __slots__ = ("arena", "arena_at", "ctx", "ctx_at", "inputs", "inputs_at", "outputs", "outputs_at", "record")
 
-    def __init__(self, plan: Plan, host: int) -> None:
+    def __init__(self, plan: Plan, host: int, pool: int) -> None:
         self.arena = aligned(plan.arena_bytes)
         self.inputs = (ctypes.c_void_p * max(1, len(plan.inputs)))()
         self.outputs = (ctypes.c_void_p * max(1, len(plan.outputs)))()
         self.ctx = (ctypes.c_int64 * CTX_FIELDS)()
-        self.ctx[CTX_HOST] = host
-        self.arena_at = _address(self.arena)
+        self.ctx[CTX_HOST], self.ctx[CTX_POOL] = host, pool
+        self.arena_at = address(self.arena)
         self.inputs_at, self.outputs_at, self.ctx_at = map(ctypes.addressof, (self.inputs, self.outputs, self.ctx))
         self.record = Record(1, self.inputs_at, self.outputs_at, self.arena_at, self.ctx_at)
 
@@ -159,10 +92,11 @@ class Instance:
 
     def __init__(self, plan: Plan, code: Sequence[bytes] | Image, target: Target, preparation: Preparation = NO_WEIGHTS,
                  notes: Sequence[str] = (), ir: Callable[[], Sequence[str]] | None = None,
-                 host: Sequence[HostFunction] | None = None) -> None:
+                 host: Sequence[HostFunction] | None = None, threads: int | None = None) -> None:
         """`code`: relocatable objects of the kernels and the entry point, or an Image of them. `notes`: lines for
         `explain`. `ir`: the kernels' IR texts, for export. `host`: one function for each HostCall of the plan (default:
-        those of `host_kernels`). Code for another kind of machine can be exported and saved; `run` raises TargetError."""
+        those of `host_kernels`). `threads`: at most so many take part (default: as many as the plan has work for). Code
+        for another kind of machine can be exported and saved; `run` raises TargetError."""
         self.plan, self.target, self.notes, self.ir = plan, target, tuple(notes), ir
         self.image = code if isinstance(code, Image) else combine(code)
         self._run: Callable[[int, int, int, int, int], int] = _refusal(target)
@@ -173,6 +107,7 @@ class Instance:
             assert len(self._host) == len(plan.host_calls), "one host function for each HostCall"
             self._library = load_image(self.image, [ENTRY])
             self._run = _RUN(self._library.address(ENTRY))
+        self._pool = pool(min(plan.threads, threads or plan.threads)) if self._library is not None else 0
         self._table = (ctypes.c_void_p * max(1, len(self._host)))(*(h.address for h in self._host))
         self.preparation, prepared = preparation.evaluate()
         self._weights = _Weights(prepared)
@@ -181,7 +116,7 @@ class Instance:
         self._out_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.outputs)
         self._frames: list[_Frame] = []  # list.append and list.pop are atomic
         self._native = fastcall.code() if self._library is not None else None
-        self._frame = _Frame(plan, ctypes.addressof(self._table)) if self._native else None  # native calls take this one alone
+        self._frame = _Frame(plan, ctypes.addressof(self._table), self._pool) if self._native else None  # native calls take this one alone
         self.block = self._make_block()
         self.profiled: Profile | None = None  # the last profile, for `explain`
 
@@ -207,10 +142,10 @@ class Instance:
         frame = self._take()
         slots = frame.inputs
         for k, x in enumerate(inputs):
-            slots[k] = _address(x)
+            slots[k] = address(x)
         slots = frame.outputs
         for k, y in enumerate(outputs):
-            slots[k] = _address(y)
+            slots[k] = address(y)
         weights = self._weights  # this reference keeps them alive through the call
         failed = self._run(frame.inputs_at, frame.outputs_at, weights.address, frame.arena_at, frame.ctx_at)
         if failed:
@@ -233,7 +168,7 @@ class Instance:
         try:
             return self._frames.pop()
         except IndexError:
-            return _Frame(self.plan, ctypes.addressof(self._table))
+            return _Frame(self.plan, ctypes.addressof(self._table), self._pool)
 
     def _give(self, frame: _Frame) -> None:
         if frame is self._frame:
