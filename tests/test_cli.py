@@ -87,7 +87,8 @@ def test_help_names_every_command(cli: Run) -> None:
     ("run", "{model}", "--random", "0", "--shape", "nope=1,2"), ("run", "{model}", "--random", "0", "--shape", "x=1,b"),
     ("run", "{model}", "--random", "0", "--shape", "x=-1,4"), ("run", "{model}", "--random", "0", "--shape", "x=9,9"),
     ("compile", "{model}"), ("compile", "{model}", "-o", "a.exe"), ("compile", "{model}", "-o", "/no/such/folder/a.so"),
-    ("inspect", "{model}", "--stage", "bogus"), ("inspect", "{model}", "--target", "aarch64+nope"), ("bench", "{model}", "--seconds", "-1"),
+    ("inspect", "{model}", "--stage", "bogus"), ("inspect", "{model}", "--group", "0"),
+    ("inspect", "{model}", "--target", "aarch64+nope"), ("bench", "{model}", "--seconds", "-1"),
 ])
 def test_bad_usage_exits_with_2_and_says_why(cli: Run, dense: Path, args: tuple[str, ...]) -> None:
     code, _, err = cli(*(a.format(model=dense) for a in args))

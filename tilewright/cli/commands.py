@@ -146,6 +146,8 @@ def inspect(
     """Prints a model on its way to machine code."""
     from ..compiler.inspect import inspect as text_of
     from .arguments import parse_shapes
+    if group is not None and stage is Stage.graph:
+        raise typer.BadParameter("the graph has no groups yet; choose a later --stage", param_hint="--group")
     typer.echo(text_of(_source(model), stage=stage.value, target=_target(target), shapes=parse_shapes(shape or ()), group=group))
 
 

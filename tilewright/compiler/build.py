@@ -116,7 +116,7 @@ def build_instance(graph: Graph, options: Options, names: Mapping[str, str] = Ma
     lowered = lower_graph(graph, options)
     middle = time.perf_counter()
     low = _Assembly(lowered, options)
-    plan = low.plan()
+    plan = low.plan([v.name for v in graph.outputs])
     cache = ObjectCache.default() if options.cache else ObjectCache(None)
     jobs = [Job.lazy(symbol, _job_key(s, options.target), lambda s=s, symbol=symbol: emit_kernel(s, options.target, symbol))
             for symbol, s in low.code.items()]
@@ -163,7 +163,8 @@ class _Assembly:
         self.spaces = [-(-workspace_bytes(s) // ARENA_ALIGN) * ARENA_ALIGN if s else 0 for s in low.scheduled]
         self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, [n * t for n, t in zip(self.spaces, self.teams, strict=True)])
 
-    def plan(self) -> Plan:
+    def plan(self, outputs: Sequence[str]) -> Plan:
+        """`outputs`: the outputs' names in the model; passes may have renamed them."""
         reads = _sources(self.low.kernels)
         calls = tuple(replace(self._call(k, i), reads=reads[i]) for i, k in enumerate(self.low.kernels))
         g = self.low.prepared.main
@@ -171,7 +172,8 @@ class _Assembly:
         for index, shape, pack in self.weights:
             t = self.parameters[index].type
             weights.append((self.parameters[index].name, type(t)(t.dtype, pack.shape if pack else shape)))
-        return Plan(tuple((v.name, v.type) for v in self.low.prepared.inputs), tuple((v.name, v.type) for v in g.outputs),
+        results = tuple((n, v.type) for n, v in zip(outputs, g.outputs, strict=True))
+        return Plan(tuple((v.name, v.type) for v in self.low.prepared.inputs), results,
                     tuple(weights), self.arena.bytes, calls, phases([self._touches(i) for i in range(len(calls))], self.teams))
 
     def _call(self, k: Kernel, position: int) -> Call:
