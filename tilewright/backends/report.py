@@ -1,19 +1,16 @@
 """What `Executable.explain` shows."""
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import html
 from .arguments import Spec
 from .instance import Instance
 from .plan import Call, KernelCall, Slot
+from .profile import Profile, bytes_text, time_text
 from .target import Target
-
-_STYLE = ("body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:75em;padding:0 1em}table{border-collapse:collapse}"
-          "td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}td.n{text-align:right}"
-          "pre{background:#f6f6f6;padding:1em;overflow:auto}")
 
 
 class Report(str):
@@ -23,7 +20,7 @@ class Report(str):
     _page: str
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
-        """Writes a self-contained page."""
+        """Writes a self-contained page: the fused graph, and after `profile` the time and the roofline of its steps."""
         Path(path).write_text(self._page, encoding="utf-8")
 
 
@@ -32,18 +29,53 @@ def explain(name: str, inputs: Sequence[Spec], outputs: Sequence[Spec], target: 
             f"  inputs   {', '.join(map(repr, inputs)) or 'none'}", f"  outputs  {', '.join(map(repr, outputs)) or 'none'}"]
     if not instances:
         head.append("  nothing is compiled yet: the first call with concrete shapes compiles")
-    text, page = list(head), [f"<h1>{html.escape(name)}</h1>", f"<pre>{html.escape(chr(10).join(head))}</pre>"]
+    lines, body = list(head), [f"<h1>{html.text(name)}</h1>", _pre(head)]
     for k, i in enumerate(instances):
-        lines, table = _summary(i, k if len(instances) > 1 else None), _rows(i)
+        summary, table, number = _summary(i, k if len(instances) > 1 else None), _rows(i), len(instances) > 1
         widths = [max(len(r[c]) for r in table) for c in range(len(table[0]))]
-        text += ["", *lines, "", *("  " + "  ".join(x.ljust(w) for x, w in zip(r, widths, strict=True)).rstrip() for r in table)]
-        text += ["", *i.notes] if i.notes else []
-        page += [f"<pre>{html.escape(chr(10).join(lines))}</pre>", _table(table)]
-        page += [f"<pre>{html.escape(chr(10).join(i.notes))}</pre>"] if i.notes else []
-    report = Report("\n".join(text))
-    report._page = (f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}</title><style>{_STYLE}</style>"
-                    + "\n".join(page) + "</html>\n")
+        lines += ["", *summary, "", *("  " + "  ".join(x.ljust(w) for x, w in zip(r, widths, strict=True)).rstrip() for r in table)]
+        lines += ["", str(i.profiled)] if i.profiled else []
+        lines += ["", *i.notes] if i.notes else []
+        body += [f"<h2>Part {k}</h2>" if number else "", _pre(summary), *(_measured(i.profiled) if i.profiled else ()), _steps(i, table)]
+        body += ["<h3>Decisions</h3>", _pre(i.notes)] if i.notes else []
+    report = Report("\n".join(lines))
+    report._page = html.page(name, body)
     return report
+
+
+def _pre(lines: Sequence[str]) -> str:
+    return f"<pre>{html.text(chr(10).join(lines))}</pre>"
+
+
+def _measured(p: Profile) -> list[str]:
+    """The profile's totals and roofline."""
+    most = max((c.seconds for c in p.calls), default=0.0) or 1.0
+    dots = [html.Dot(c.flops / c.bytes, c.gflops, f"{c.label or c.symbol}: {time_text(c.seconds)}, {c.gflops:.1f} GFLOP/s, "
+                     f"{p.share(c):.0%} of peak", 0, 3 + 9 * (c.seconds / most) ** 0.5)
+            for c in p.calls if c.flops and c.bytes and c.seconds]
+    return ["<h3>Roofline</h3>", f"<p>{html.text(p.summary())}. Each dot is a step; its area is its share of the time.</p>",
+            html.roofline(p.peak, p.memory, dots) if dots else ""]
+
+
+def _steps(i: Instance, rows: Sequence[tuple[str, ...]]) -> str:
+    """The fused graph as a table: whose results a step reads, what it is and, once measured, how long it takes."""
+    calls, p = i.plan.calls, i.profiled
+    pieces, _ = html.flow([c.reads for c in calls])
+    head = ["", "#", "step", *(("time", "of the whole", "GFLOP/s", "of peak", "bytes") if p else ("operations", "bytes")), *rows[0][2:]]
+    most = max((c.seconds for c in p.calls), default=0.0) if p else 0.0
+    table: list[list[str]] = [head]
+    for k, (c, r) in enumerate(zip(calls, rows[1:], strict=True)):
+        flops = c.flops if isinstance(c, KernelCall) else 0
+        if p:
+            m = p.calls[k]
+            share = f'<span class="bar" style="width:{90 * m.seconds / (most or 1):.1f}px"></span> {m.seconds / (p.seconds or 1):.1%}'
+            facts = [time_text(m.seconds), share, *((f"{m.gflops:.1f}", f"{p.share(m):.0%}") if flops else ("", "")), bytes_text(c.bytes)]
+        else:
+            facts = [f"{flops / 1e6:.3g} M" if flops else "", bytes_text(c.bytes)]
+        table.append([pieces[k], r[0], r[1], *facts, *r[2:]])
+    numbers = (1, 3, 5, 6, 7, 9, 10) if p else (1, 3, 4, 6, 7)
+    return ('<h3>Steps</h3><p class="dim">In the order they run. The lines on the left lead from each step to those that read its result.'
+            '</p><div class="flow">' + html.table(table, numbers, (), (0, 4) if p else (0,)) + "</div>")
 
 
 def _summary(i: Instance, number: int | None) -> list[str]:
@@ -53,8 +85,8 @@ def _summary(i: Instance, number: int | None) -> list[str]:
     title = "" if number is None else f"part {number}: "
     return [f"{title}compiled for ({shapes})",
             f"  calls    {kernels} kernels ({len(p.symbols)} distinct), {len(p.host_calls)} host functions",
-            f"  memory   weights {_bytes(sum(t.bytes for _, t in p.weights))} in {len(p.weights)} arrays, arena {_bytes(p.arena_bytes)}, "
-            f"code {_bytes(i.image.blobs['text'].size)}"]
+            f"  memory   weights {bytes_text(sum(t.bytes for _, t in p.weights))} in {len(p.weights)} arrays, "
+            f"arena {bytes_text(p.arena_bytes)}, code {bytes_text(i.image.blobs['text'].size)}"]
 
 
 def _rows(i: Instance) -> list[tuple[str, ...]]:
@@ -68,17 +100,5 @@ def _rows(i: Instance) -> list[tuple[str, ...]]:
     def row(k: int, c: Call) -> tuple[str, ...]:
         what, trips = (c.symbol, str(c.trips)) if isinstance(c, KernelCall) else (f"host {c.op}", "")
         size = i.image.symbols[c.symbol].size if isinstance(c, KernelCall) and c.symbol in i.image.symbols else 0
-        return str(k), c.label or what, what, trips, _bytes(size) if size else "", " ".join(map(show, c.args))
+        return str(k), c.label or what, what, trips, bytes_text(size) if size else "", " ".join(map(show, c.args))
     return [("#", "step", "code", "trips", "size", "buffers"), *(row(k, c) for k, c in enumerate(i.plan.calls))]
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    head, *body = ["".join(f"<{'td' if k else 'th'}>{html.escape(x)}</{'td' if k else 'th'}>" for x in r) for k, r in enumerate(rows)]
-    return "<table><tr>" + "</tr>\n<tr>".join([head, *body]) + "</tr></table>"
-
-
-def _bytes(n: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= size:
-            return f"{n / size:.3g} {unit}"
-    return f"{n} B"

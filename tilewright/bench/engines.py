@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..backends.target import Target
+
 Arrays = Sequence[np.ndarray]
 Run = Callable[[Arrays], Arrays]
 
@@ -131,7 +133,7 @@ def _tvm(job: Job) -> Run:
     from tvm.relax.frontend.onnx import from_onnx  # pyright: ignore[reportMissingImports]
     model = onnx.load(str(job.model))
     module = from_onnx(model, shape_dict={i.name: list(a.shape) for i, a in zip(model.graph.input, job.inputs, strict=True)})
-    machine = relax.VirtualMachine(tvm.compile(module, target="llvm -mcpu=native"), tvm.cpu())
+    machine = relax.VirtualMachine(tvm.compile(module, target=tvm.target.Target({"kind": "llvm", "mcpu": Target.host().cpu})), tvm.cpu())
 
     def run(ins: Arrays) -> Arrays:
         out = machine["main"](*(tvm.runtime.tensor(a) for a in ins))
@@ -151,7 +153,7 @@ def _iree(job: Job) -> Run:
         code = compiler.compile_str(text.read_text(), input_type="onnx", target_backends=["llvm-cpu"],
                                     extra_args=["--iree-llvmcpu-target-cpu=host"])
     module = runtime.load_vm_flatbuffer(code, driver="local-task")
-    entry = module[module.vm_module.function_names[0]]
+    entry = module[next(n for n in module.vm_module.function_names if not n.endswith("$async") and not n.startswith("__"))]
 
     def run(ins: Arrays) -> Arrays:
         out = entry(*ins)
@@ -174,7 +176,7 @@ ENGINES: dict[str, Adapter] = {a.name: a for a in (
     Adapter("openvino", "openvino", ("openvino",), _openvino),
     Adapter("torch", "torch", ("torch",), _torch(compiled=False)),
     Adapter("inductor", "torch", ("torch",), _torch(compiled=True)),
-    Adapter("jax", "jax", ("jax", "jaxonnxruntime"), _jax),
+    Adapter("jax", "jax", ("jax", "jaxonnxruntime", "absl"), _jax),
     Adapter("tvm", "apache-tvm", ("tvm",), _tvm),
     Adapter("iree", "iree-base-compiler", ("iree.compiler", "iree.runtime"), _iree),
     Adapter("numpy", "numpy", ("numpy",), _numpy),
