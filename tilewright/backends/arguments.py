@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..ir.types import TensorSpec, dtype_of
+from .memory import out_of_memory
 
 UNKNOWN_RANK = ("...",)  # the shape of a TensorSpec whose rank the model leaves open
 Data = np.ndarray | Sequence["Data"] | None  # an argument or result: a tensor, a list of them, or an absent optional
@@ -31,11 +32,15 @@ class _Tensor(Protocol):
 
 
 def ready(a: np.ndarray) -> np.ndarray:
-    """`a` itself if compiled code may read it, else a copy: native byte order, aligned, C-contiguous."""
+    """`a` itself if compiled code may read it, else a copy: native byte order, aligned, C-contiguous.
+    Raises InputError where there is no memory for it."""
     f = a.flags
     if f.c_contiguous and f.aligned and a.dtype.isnative:
         return a
-    return np.require(a, a.dtype.newbyteorder("="), ["C", "A"]).reshape(a.shape)
+    try:
+        return np.require(a, a.dtype.newbyteorder("="), ["C", "A"]).reshape(a.shape)
+    except MemoryError:
+        raise out_of_memory("copies of inputs", a.nbytes) from None
 
 
 def tensor(spec: TensorSpec, x: object, what: str = "input") -> np.ndarray:

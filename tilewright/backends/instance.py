@@ -16,7 +16,7 @@ from .llvm.elf import Image, combine
 from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, CTX_POOL, ENTRY
 from .llvm.jit import Library, load_image, require_host
 from .llvm.pycall import Block, Frame
-from .memory import address, aligned
+from .memory import address, aligned, out_of_memory
 from .plan import Plan
 from .pool import pool
 from .preparation import Preparation
@@ -133,7 +133,10 @@ class Instance:
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Fresh outputs for inputs of exactly the plan's types, that `arguments.ready` accepts. Raises InputError where
         an index from data is out of range."""
-        outputs = [np.empty(shape, dtype) for shape, dtype in self._out_types]
+        try:
+            outputs = [np.empty(shape, dtype) for shape, dtype in self._out_types]
+        except MemoryError:
+            raise out_of_memory("outputs", sum(t.bytes for _, t in self.plan.outputs)) from None
         self.run_into(outputs, inputs)
         return outputs
 

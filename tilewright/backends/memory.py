@@ -7,14 +7,23 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..errors import InputError
 from .plan import ARENA_ALIGN
 
 
 def aligned(size: int) -> np.ndarray:
-    """`size` bytes of zeros at an address that is a multiple of 64."""
-    block = np.zeros(size + ARENA_ALIGN, np.uint8)
+    """`size` bytes of zeros at an address that is a multiple of 64. Raises InputError where there is not enough memory."""
+    try:
+        block = np.zeros(size + ARENA_ALIGN, np.uint8)
+    except MemoryError:
+        raise out_of_memory("the weights and intermediate values of a call", size) from None
     start = -address(block) % ARENA_ALIGN
     return block[start:start + size]
+
+
+def out_of_memory(what: str, size: int) -> InputError:
+    """The error where `size` bytes for `what` cannot be had."""
+    return InputError(f"{what} need {size / 2**30:,.1f} GiB, which this process cannot have; use smaller inputs")
 
 
 def _reads_header() -> bool:
