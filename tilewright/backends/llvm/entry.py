@@ -78,12 +78,11 @@ def _share(plan: Plan) -> list[str]:
         for number in range(first, last):
             c = plan.calls[number]
             team = c.team if isinstance(c, KernelCall) else 1
-            code.lines += [f"  %less{number} = icmp ult i64 %threads, {team}",
-                           f"  %team{number} = select i1 %less{number}, i64 %threads, i64 {team}",
-                           f"  %in{number} = icmp ult i64 %me, %team{number}", f"  br i1 %in{number}, label %do{number}, label %done{number}",
-                           f"do{number}:"]
+            size = code.define("select i1 {}, i64 %threads, i64 {}", code.define("icmp ult i64 %threads, {}", team), team)
+            takes_part = code.define("icmp ult i64 %me, {}", size)
+            code.lines += [f"  br i1 {takes_part}, label %do{number}, label %done{number}", f"do{number}:"]
             code.names.clear()  # an address computed there is not known after it
-            code.call(c, str(number) if team > 1 else "")
+            code.call(c, size if team > 1 else "")
             code.lines += [f"  br label %done{number}", f"done{number}:"]
         code.lines.append("  br label %end")
     return [*code.lines, "end:", "  ret void"]
@@ -98,20 +97,24 @@ class _Code:
         self.host = {id(c): k for k, c in enumerate(plan.host_calls)}
         self.count = 0
 
-    def call(self, c: Call, part: str = "") -> None:
-        """One call; with `part` only the share of thread %me in a team of %team<part>."""
+    def call(self, c: Call, team: str = "") -> None:
+        """One call; with `team`, which is its size, only the share of thread %me."""
         args = [f"ptr {self.pointer(s)}" for s in c.args]
         if isinstance(c, HostCall):
             self._host_call(self.host[id(c)], args)
             return
         space = self.pointer(c.workspace) if c.workspace else "null"
         begin, end = "0", f"{c.trips}"
-        if part:
+        if team:
             if c.workspace:
                 space = self.define("getelementptr i8, ptr {}, i64 {}", space, self.define("mul i64 %me, {}", c.workspace_step))
-            begin, end = (self.define("udiv i64 {}, {}", self.define("mul i64 {}, {}", me, c.trips), f"%team{part}")
-                          for me in ("%me", self.define("add i64 %me, 1")))
-        self.lines.append(f"  call void @{_quoted(c.symbol)}({', '.join([*args, f'ptr {space}', f'i64 {begin}', f'i64 {end}', 'ptr %ctx'])})")
+            begin, end = self._bound(c, "%me", team), self._bound(c, self.define("add i64 %me, 1"), team)
+        args += [f"ptr {space}", f"i64 {begin}", f"i64 {end}", "ptr %ctx"]
+        self.lines.append(f"  call void @{_quoted(c.symbol)}({', '.join(args)})")
+
+    def _bound(self, c: KernelCall, thread: str, team: str) -> str:
+        """Where the share of a thread begins."""
+        return self.define("udiv i64 {}, {}", self.define("mul i64 {}, {}", thread, c.trips), team)
 
     def define(self, text: str, *args: object) -> str:
         """The name of a new value."""
@@ -138,8 +141,8 @@ class _Code:
         function = self.define("load ptr, ptr {}", self.define("getelementptr ptr, ptr {}, i64 {}", table, number))
         failed = self.define("icmp ne i32 {}, 0", self.define("call i32 {}({})", function, ", ".join(args)))
         n = self.count
-        self.lines += [f"  br i1 {failed}, label %failed{n}, label %went{n}", f"failed{n}:", "  store i64 1, ptr %ctx", f"  br label %went{n}",
-                       f"went{n}:"]
+        self.lines += [f"  br i1 {failed}, label %failed{n}, label %went{n}", f"failed{n}:", "  store i64 1, ptr %ctx",
+                       f"  br label %went{n}", f"went{n}:"]
 
 
 def _quoted(symbol: str) -> str:

@@ -40,7 +40,8 @@ _IDS, _CREATED = _STARTED + 4, _STARTED + 8
 _HANDLE = 64  # of the thread, in its part
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _WAIT, _WAKE = 128, 129  # FUTEX_WAIT and FUTEX_WAKE, private
-_PAUSE = {"x86_64": "call void asm sideeffect \"pause\", \"~{memory}\"()", "aarch64": "call void asm sideeffect \"isb\", \"~{memory}\"()"}
+_PAUSE = {"x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),  # what tells the core to wait a little
+          "aarch64": ("declare void @llvm.aarch64.isb(i32)", "call void @llvm.aarch64.isb(i32 15)")}
 
 
 def supported(target: Target) -> bool:
@@ -50,8 +51,8 @@ def supported(target: Target) -> bool:
 
 def emit_pool(target: Target) -> str:
     """LLVM IR text of `tw_pool_run` and `tw_pool_stop`."""
-    futex, pause = _FUTEX[target.arch], _PAUSE[target.arch]
-    return "\n".join([_DECLARATIONS, _waiting(futex, pause), _WALK, _WORKER, _RUN_CODE, _STOP_CODE])
+    futex, (declaration, pause) = _FUTEX[target.arch], _PAUSE[target.arch]
+    return "\n".join([_DECLARATIONS, declaration, _waiting(futex, pause), _WALK, _WORKER, _RUN_CODE, _STOP_CODE])
 
 
 def _at(name: str, base: str, offset: int) -> str:
