@@ -4,6 +4,10 @@ Every index of a scheduled program becomes `const + sum(coefficient * atom)`. At
 `Opaque` integers that are computed at run time (a division that does not simplify, an index read from memory). The
 simplifier knows the current ranges, so `(16*ko + ki) // 16` is `ko` inside a split by 16, and a padding test that
 always holds in the loop at hand disappears.
+
+ir/affine.py does related arithmetic, and the two stay apart on purpose: there, terms are the axes of a program, each with a
+fixed range, and the result is index notation again. Here the ranges shrink and grow as loops are entered and left (the last
+block of a ragged split is shorter), terms may be values that exist only at run time, and the result is instructions.
 """
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Schedules: the steps and their checks, and the rules that choose them without measuring (`default.py`)."""
