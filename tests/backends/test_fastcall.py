@@ -63,7 +63,8 @@ def test_results(size: int) -> None:
     assert type(got) is np.ndarray and got.dtype is np.dtype(np.float32) and got.flags.owndata and got.flags.writeable
     np.testing.assert_array_equal(got, X + Y)
     assert got is not exe(X, Y) and sys.getrefcount(got) == 2
-    assert exe.run_into(out := np.empty_like(X), X, Y) is None
+    out = np.empty_like(X)
+    assert exe.run_into(out, X, Y) is None
     np.testing.assert_array_equal(out, X + Y)
 
 
@@ -127,7 +128,8 @@ def test_read_only_inputs() -> None:
 
 
 @pytest.mark.parametrize(("args", "message"), [
-    ((), r"0 inputs were given, expected 2"), ((X,), r"1 inputs"), ((X, Y, X), r"3 inputs"), ((X, Y.astype(np.float64)), r"'y' has dtype float64"),
+    ((), r"0 inputs were given, expected 2"), ((X,), r"1 inputs"), ((X, Y, X), r"3 inputs"),
+    ((X, Y.astype(np.float64)), r"'y' has dtype float64"),
     ((X.view(np.int32), Y), r"'x' has dtype int32"), ((X, Y[:3]), r"'y' has shape \[3,4\]"), ((X.reshape(16), Y), r"1 dimensions"),
     ((X[None], Y), r"3 dimensions"), ((X, None), r"NoneType"), ((X, "y"), r"is a str"), ((X, Y.astype("m8[s]")), r"dtype")])
 def test_refused(args: tuple[object, ...], message: str) -> None:
@@ -321,10 +323,10 @@ class Lengths:
     """A model compiled for each length."""
 
     static_inputs: frozenset[str] = frozenset()
-    adopt: Callable[[Instance], None]
 
     def __init__(self) -> None:
         self.made = 0
+        self.adopt: Callable[[Instance], None]
 
     def specialise(self, data: Sequence[Data]) -> Runnable:
         self.made += 1
@@ -394,7 +396,8 @@ def test_numpy_without_the_known_interface(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_config() -> None:
-    assert read({"TILEWRIGHT_SLOW_CALLS": "1"}).slow_calls and not read({}).slow_calls and not read({"TILEWRIGHT_SLOW_CALLS": "0"}).slow_calls
+    settings = [read({"TILEWRIGHT_SLOW_CALLS": value}).slow_calls for value in ("1", "0", "")]
+    assert settings == [True, False, False] and not read({}).slow_calls
     with pytest.raises(InputError, match=r"TILEWRIGHT_SLOW_CALLS"):
         read({"TILEWRIGHT_SLOW_CALLS": "yes"})
 

@@ -115,8 +115,8 @@ class Executable:
     def __new__(cls, *_: object, **__: object) -> Executable:
         """Where native calls are possible, of a subclass: its `__call__` and `run_into` are machine code, and call those below
         with whatever they do not take themselves. `_block` says what they run."""
-        made = _native_class() if cls is Executable else cls
-        return made.__new__(made) if made is not cls else super().__new__(cls)
+        made = _native_class()
+        return made.__new__(made) if cls is Executable and made is not Executable else super().__new__(cls)
 
     def __repr__(self) -> str:
         ins, outs = (", ".join(map(repr, x)) for x in (self.inputs, self.outputs))

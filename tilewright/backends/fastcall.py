@@ -12,13 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from .. import config
 from ..errors import InputError, TargetError
-from ..ir.types import TensorType
 from .cache import ObjectCache
 from .llvm import pycall
 from .llvm.jit import Job, Library, build, load
@@ -76,7 +75,7 @@ class Code:
         self._api[pycall.Api.CALL_SLOWLY], self._api[pycall.Api.RUN_INTO_SLOWLY] = id(call), id(run_into)
         native = self._base(run_into.__doc__ or "")
         names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-        return type(base.__name__, (native, base), names)
+        return cast("type[T]", type(base.__name__, (native, base), names))
 
     def _base(self, doc: str) -> type:
         """The type that says where the vectorcallfunc is, in C terms:
