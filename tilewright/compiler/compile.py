@@ -40,7 +40,7 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
     model:     path, bytes or ModelProto of ONNX; a torch.nn.Module (then `inputs` are example tensors).
     inputs:    fixes symbolic shapes now instead of at the first call: example arrays in order, or name -> shape or array.
     target:    "native", or another processor (`Target.parse`) for export.
-    threads:   number of threads (default: all cores available); kernels run on one thread for now.
+    threads:   how many threads may take part in a call, the caller's included (default: all cores available).
     precision: "f32": as the model says.
     cache:     keep compiled objects on disk.
     strict:    sums as the model writes them: no Winograd convolutions, whose error is about ten times larger
