@@ -75,8 +75,8 @@ class Stage:
     shared:    how many outermost loops are the very loops of the stage before it (compute_at): those stages run
                together inside one body of these loops.
     tensorize: index of the first loop of the microkernel (a function of its own), None: no microkernel.
-    prefetch:  (buffer, loop): while a microkernel runs, it touches its share of what `buffer` gives the next iteration of
-               `loop`, an outer loop around others that do not move the buffer. Changes time only.
+    prefetch:  (buffer, loop) pairs: while a microkernel runs, it touches its share of what `buffer` gives the next
+               iteration of `loop`, an outer loop. Changes time only.
     """
 
     compute: Compute
@@ -84,7 +84,7 @@ class Stage:
     relations: tuple[Relation, ...] = ()
     shared: int = 0
     tensorize: int | None = None
-    prefetch: tuple[str, str] | None = None
+    prefetch: tuple[tuple[str, str], ...] = ()
 
     def with_loops(self, loops: tuple[Loop, ...], *relations: Relation) -> Stage:
         return replace(self, loops=loops, relations=self.relations + relations)
@@ -138,8 +138,8 @@ def loops_text(s: Scheduled) -> str:
         splits = {r.outer: r for r in st.relations if isinstance(r, Split)}
         for k, x in enumerate(st.loops):
             if k >= st.shared:
-                if st.prefetch and k == st.tensorize:
-                    out.append("  " * depth + f"prefetch {st.prefetch[0]} of the next {st.prefetch[1]}")
+                if k == st.tensorize:
+                    out += ["  " * depth + f"prefetch {name} of the next {over}" for name, over in st.prefetch]
                 ragged = ""
                 if (r := splits.get(x.axis)) and len(r.segments()) > 1:
                     ragged = "  # blocks " + " + ".join(f"{c} x {n}" for _, c, n, _ in r.segments())

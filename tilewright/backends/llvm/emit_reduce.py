@@ -45,11 +45,15 @@ LINE = 64  # bytes of a cache line
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """`lines` cache lines from `pointer` on are touched in each innermost step of the serial reduce `loops` (axis, trips)."""
+    """`lines` cache lines are touched in each innermost step of the serial reduce loops, at `pointer` + sum of axis * bytes."""
 
     pointer: ir.Value
     lines: int
-    loops: tuple[tuple[Axis, int], ...]
+    strides: tuple[tuple[Axis, int], ...]
+
+    def key(self) -> tuple[object, ...]:
+        """What the microkernel's code depends on."""
+        return self.lines, self.strides
 
 
 class ReductionEmitter(LoopEmitter):
@@ -58,7 +62,7 @@ class ReductionEmitter(LoopEmitter):
     def __init__(self, module: ir.Module, target: Target, frame: Frame):
         super().__init__(module, target, frame)
         self.point: dict[Axis, int] = {}
-        self.prefetch: Prefetch | None = None
+        self.prefetch: tuple[Prefetch, ...] = ()
 
     def _reduction(self, st: Stage, k: int) -> None:
         inner = st.loops[k:]
@@ -124,25 +128,37 @@ class ReductionEmitter(LoopEmitter):
             if loop.kind == "unroll" or count == 1:
                 for i in range(first, first + count):
                     self.env[loop.axis] = Lin(i)
-                    body()
+                    self._step(body)
             elif count:
-                fetch = self.prefetch if not any(x.kind == "serial" for x in rest) else None
+                fetch = self.prefetch if not any(x.kind == "serial" for x in rest) else ()
 
-                def step(fetch: Prefetch | None = fetch) -> None:
-                    if fetch is not None:
-                        self._prefetch(fetch)
+                def step(fetch: tuple[Prefetch, ...] = fetch) -> None:
+                    for p in fetch:
+                        self._prefetch(p)
                     body()
                 self._counted(loop.axis, ir.Constant(I64T, first), ir.Constant(I64T, first + count), step)
         self.env.pop(loop.axis, None)
 
+    def _step(self, body: Callable[[], None]) -> None:
+        """One step of an unrolled reduction. A microkernel's steps share no loads, and LLVM must not move loads from one
+        into another: values loaded early stand in registers that the tile needs. The fence is for the compiler alone and
+        becomes no instruction. Without fused multiply-adds, products need registers too, which are found better unfenced."""
+        if not self.frame.sites:
+            body()
+            return
+        with self.frame.scope():
+            body()
+        if self.target.has_fma:
+            self.b.fence("acq_rel", "singlethread")
+
     def _prefetch(self, p: Prefetch) -> None:
         """Touches the next lines of `p`, where the serial reduce loops stand."""
         at = Lin()
-        for axis, trips in p.loops:
-            at = at.scale(trips) + (self.env[axis] if axis in self.env else Lin())
+        for axis, step in p.strides:
+            at = at + self.env[axis].scale(step)
         fn = self.module.globals.get("llvm.prefetch.p0") or ir.Function(
             self.module, ir.FunctionType(ir.VoidType(), [PTR, I32T, I32T, I32T]), "llvm.prefetch.p0")
-        base = self._gep(p.pointer, self.lin_value(at.scale(p.lines * LINE)))
+        base = self._gep(p.pointer, self.lin_value(at))
         for i in range(p.lines):
             ptr = self._gep(base, ir.Constant(I64T, i * LINE)) if i else base
             self.b.call(fn, [ptr, ir.Constant(I32T, 0), ir.Constant(I32T, 2), ir.Constant(I32T, 1)])  # read, into the second level

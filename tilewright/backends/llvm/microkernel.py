@@ -5,6 +5,8 @@ tile. A microkernel is emitted once for each combination of extents (full and ra
 """
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llvmlite import ir
 
 from ...ir.expr import Axis, Buffer, Expr, Load, Var, children, loads, walk
@@ -14,7 +16,6 @@ from ..target import Target
 from .emit_expr import PTR, Block, Frame
 from .emit_reduce import LINE, Prefetch, ReductionEmitter
 from .linear import Lin
-
 
 MOST_LINES = 8  # prefetches in one step of the innermost loop; more would crowd out the loads that are needed now
 
@@ -40,56 +41,87 @@ class MicrokernelEmitter(ReductionEmitter):
         pointers, guards = sites
         key = (id(st), tuple(self.ranges.extents.get(x.axis, x.axis.extent) for x in st.loops[k:]), tuple(guards.values()),
                tuple((r.parent.name, self.ranges.extents.get(r.parent)) for r in st.relations if isinstance(r, Split)))
-        fetch = self._next_panel(st, k)
-        if fetch is not None:
-            key = (*key, fetch[1])
+        fetch = self._fetches(st, k)
+        key = (*key, *(f.key() for f in fetch))
         unique = list({id(p): p for p in pointers.values()}.values())
         if key not in self.micro:
             order = [next(i for i, u in enumerate(unique) if u is p) for p in pointers.values()]
-            self.micro[key] = (self._micro_function(st, k, list(pointers), order, len(unique), guards, fetch and fetch[1]), order)
+            self.micro[key] = (self._micro_function(st, k, list(pointers), order, len(unique), guards, fetch), order)
         fn, order = self.micro[key]
         args: dict[int, ir.Value] = {}
         for at, p in zip(order, pointers.values(), strict=True):
             args.setdefault(at, p)
-        extra = [fetch[0]] if fetch is not None else []
+        extra = [f.pointer for f in fetch]
         self.b.call(fn, [args[i] for i in range(len(unique))] + [*extra, self.frame.ctx])
         return True
 
-    def _next_panel(self, st: Stage, k: int) -> tuple[ir.Value, int] | None:
-        """(where this call's share of the next panel starts, lines a step) of `Stage.prefetch`."""
-        if st.prefetch is None:
-            return None
-        name, over = st.prefetch
-        at = st.loop(over)
+    def _fetches(self, st: Stage, k: int) -> tuple[Prefetch, ...]:
+        """What `Stage.prefetch` asks for, with pointers at this call's share."""
+        return tuple(f for name, over in st.prefetch if (f := self._fetch(st, k, name, st.loop(over))) is not None)
+
+    def _fetch(self, st: Stage, k: int, name: str, at: int) -> Prefetch | None:
         load = next(x for x in loads(st.compute.body) if x.buffer.name == name)
-        panel = self._panel_stride(load, st, k, st.loops[at].axis)
-        if panel is None:
+        found = self._next_offset(load, st, k, st.loops[at].axis)
+        if found is None:
             return None
+        here, step = found
+        size = load.buffer.dtype.bytes
+        serial = [x.axis for x in st.loops[k:] if x.reduce and x.kind == "serial"]
+        if self._contiguous(load, st, k, step):
+            return self._panel_share(st, k, at, self._pointer_to(load.buffer, here.shift(step)), step * size, serial)
+        return self._row_share(load, st, k, here.shift(step), serial)
+
+    def _panel_share(self, st: Stage, k: int, at: int, pointer: ir.Value, nbytes: int, serial: list[Axis]) -> Prefetch:
+        """Packed weights: the calls under one panel touch equal parts of the next one, a few lines in each step."""
         calls, number = 1, Lin()
         for x in st.loops[at + 1:k]:
             number = number.scale(x.axis.extent) + self.env[x.axis]
             calls *= x.axis.extent
-        share = -(-panel[1] // calls // LINE) * LINE
+        share = -(-nbytes // calls // LINE) * LINE
         steps = 1
-        for x in st.loops[k:]:
-            steps *= x.axis.extent if x.reduce and x.kind == "serial" else 1
+        for a in serial:
+            steps *= a.extent
         lines = min(MOST_LINES, -(-share // LINE // max(steps, 1)))
-        here = panel[0].shift(panel[1] // load.buffer.dtype.bytes)
-        return self._gep(self._pointer_to(load.buffer, here), self.lin_value(number.scale(share))), lines
+        return Prefetch(self._gep(pointer, self.lin_value(number.scale(share))), lines, _mixed(serial, lines * LINE))
 
-    def _panel_stride(self, load: Load, st: Stage, k: int, axis: Axis) -> tuple[Lin, int] | None:
-        """(offset of the present panel, bytes from one panel to the next) as `axis` moves; None where it is not linear."""
+    def _row_share(self, load: Load, st: Stage, k: int, start: Lin, serial: list[Axis]) -> Prefetch:
+        """Images: for each block of channels (the outermost reduce loop) the pixels of the row that comes next in the
+        window; the steps of the window's loops touch a line each."""
+        size = load.buffer.dtype.bytes
+        head, rest = serial[0], serial[1:]
+        step = self._moves(load, st, k, head)
+        window = [x.axis for x in st.loops[k:] if x.reduce and x.axis != head]
+        rows = max((self._moves(load, st, k, a) * (a.extent - 1) for a in window), default=0)
+        return Prefetch(self._pointer_to(load.buffer, start.shift(rows)), 1, ((head, step * size), *_mixed(rest, LINE)))
+
+    def _contiguous(self, load: Load, st: Stage, k: int, step: int) -> bool:
+        """Whether the microkernel's own loops cover all elements between one panel and the next."""
+        count = 1
+        for x in st.loops[k:]:
+            count *= x.axis.extent if self._moves(load, st, k, x.axis) else 1
+        return count == step
+
+    def _moves(self, load: Load, st: Stage, k: int, axis: Axis) -> int:
+        """Elements that `load` moves with a loop of the microkernel."""
+        found = self._next_offset(load, st, k, axis, inner=True)
+        return found[1] if found is not None else 0
+
+    def _next_offset(self, load: Load, st: Stage, k: int, axis: Axis, inner: bool = False) -> tuple[Lin, int] | None:
+        """(offset of the load with the microkernel's loops at zero, elements it moves with `axis`); None where not linear.
+        `inner`: `axis` is one of the microkernel's."""
         saved, saved_blocks = dict(self.env), dict(self.blocks)
         for r in st.relations:
             if isinstance(r, Split) and r.outer in {x.axis for x in st.loops[k:]}:
                 self.blocks[r.parent] = Block(r, 0, r.inner.extent, 0)
         self.env.update({x.axis: Lin() for x in st.loops[k:]})
+        if inner:
+            self.env[axis] = Lin(0, ((axis, 1),))
         self._changed()
         here = self.offset(load.buffer, load.index)
-        step = here.coefficient(axis)
         self.env, self.blocks = saved, saved_blocks
         self._changed()
-        return (here, step * load.buffer.dtype.bytes) if step > 0 and all(isinstance(a, Axis) for a, _ in here.terms) else None
+        step = here.coefficient(axis)
+        return (here, step) if step > 0 and all(isinstance(a, Axis) for a, _ in here.terms) else None
 
     def _sites(self, st: Stage, k: int) -> tuple[dict[int, ir.Value], dict[int, bool]] | None:
         """Pointer of each load (by id) and of the store (key 0), outer loops included; None if not possible."""
@@ -152,9 +184,9 @@ class MicrokernelEmitter(ReductionEmitter):
         return self.b.gep(base, [at], inbounds=True, source_etype=ir.IntType(8))
 
     def _micro_function(self, st: Stage, k: int, sites: list[int], order: list[int], count: int, guards: dict[int, bool],
-                        lines: int | None) -> ir.Function:
+                        fetch: tuple[Prefetch, ...]) -> ir.Function:
         name = f"{self.symbol}_micro{len(self.micro)}"
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR] * (count + 1 + (lines is not None))), name)
+        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR] * (count + 1 + len(fetch))), name)
         fn.linkage = "internal"
         fn.attributes.add("noinline")
         saved = self.frame, self.env, self.blocks
@@ -165,14 +197,22 @@ class MicrokernelEmitter(ReductionEmitter):
         self.frame, self.env = frame, {x.axis: Lin() for x in st.loops[:k]}
         self.blocks = {p: Block(b.split, 0, b.inner_extent, 0) if b.split.outer in self.env else b for p, b in self.blocks.items()}
         self._changed()
-        if lines is not None:
-            self.prefetch = Prefetch(fn.args[-2], lines, tuple((x.axis, x.axis.extent) for x in st.loops[k:] if x.reduce and x.kind == "serial"))
+        self.prefetch = tuple(replace(f, pointer=p) for f, p in zip(fetch, fn.args[count:], strict=False))
         self._nest(Stage(st.compute, st.loops, st.relations, st.shared, None), k)
-        self.prefetch = None
+        self.prefetch = ()
         builder.ret_void()
         self.frame, self.env, self.blocks = saved
         self._changed()
         return fn
+
+def _mixed(axes: list[Axis], unit: int) -> tuple[tuple[Axis, int], ...]:
+    """Strides that number the points of `axes` in order, `unit` bytes apart."""
+    out: list[tuple[Axis, int]] = []
+    for a in reversed(axes):
+        out.append((a, unit))
+        unit *= a.extent
+    return tuple(reversed(out))
+
 
 def _loop_values(c: Compute) -> bool:
     """Whether loop variables are used as data or conditions, not only as indices and guards."""

@@ -92,32 +92,48 @@ def schedule_contraction(p: Program, target: Target, packable: frozenset[str], t
 
 
 def _with_prefetch(s: Scheduled, r: Roles, target: Target) -> Scheduled:
-    """Large weights come from beyond the second-level cache once a call: their next panel is fetched while the present one
-    is multiplied with all tiles of the other operand."""
+    """Operands from beyond the second-level cache. Large weights: their next panel is fetched while the present one is
+    multiplied with all tiles of the other operand. Large images under a window: the next row of every block of channels,
+    which lie far apart and which no hardware prefetcher follows."""
     st = s.stages[0]
     assert st.tensorize is not None
-    if math.prod(r.wide.buffer.shape) * r.wide.buffer.dtype.bytes < target.l2 // 8:
-        return s
-    outer = [x.axis for x in st.loops[:st.tensorize]]
-    own = {r.vector, *r.n} | {q.outer for q in st.relations if isinstance(q, Split) and q.parent in (r.vector, *r.n)}
-    moving = [a for a in outer if a in own and a.extent > 1]
-    if not moving:
-        return s
-    packed = next(b.name for b in s.program.inputs if b.name.endswith("_packed"))
-    return replace(s, stages=(replace(st, prefetch=(packed, moving[-1].name)),))
+    outer = [x.axis for x in st.loops[:st.tensorize] if x.axis.extent > 1]
+    fetch: list[tuple[str, str]] = []
+    if _size(r.wide) >= target.l2 // 8:
+        own = {r.vector, *r.n} | {q.outer for q in st.relations if isinstance(q, Split) and q.parent in (r.vector, *r.n)}
+        moving = [a for a in outer if a in own]
+        if moving:
+            fetch.append((next(b.name for b in s.program.inputs if b.name.endswith("_packed")), moving[-1].name))
+    rows = r.m[-2] if len(r.m) > 1 else None
+    if rows is not None and rows in outer and _size(r.narrow) > target.l2 and len([a for a in r.k if a.extent > 1]) > 2:
+        fetch.append((r.narrow.buffer.name, rows.name))
+    return replace(s, stages=(replace(st, prefetch=tuple(fetch)),))
+
+
+def _size(x: Load) -> int:
+    return math.prod(x.buffer.shape) * x.buffer.dtype.bytes
 
 
 # -- tile choice -----------------------------------------------------------------------------------------------------------
 def _tiles(roles: Roles, lanes: int, target: Target) -> Iterator[Tile]:
     columns = roles.m[-1].extent if roles.m else 1
     rows = roles.m[-2].extent if len(roles.m) > 1 else 1
-    spare = 1 if target.has_fma else 2
+    spare = _spare(roles, lanes, target)
     n_vectors = _n_vectors(roles, lanes)
     for vectors in range(1, min(6, n_vectors) + 1):
         most = (target.vector_registers - spare - vectors) // vectors
         for w in range(1, min(most, columns) + 1):
             for h in range(1, min(most // w, rows) + 1 if w == columns else 2):
                 yield Tile(h, w, vectors)
+
+
+def _spare(roles: Roles, lanes: int, target: Target) -> int:
+    """Registers beside the accumulators and the wide operand's vectors: for broadcasts, for products that are not fused,
+    for pieces of a ragged vector where there are no masks. NEON multiplies by a lane of a register, which takes loads
+    of several rows in flight."""
+    ragged = not target.has_masks and roles.vector.extent % lanes != 0
+    own = 4 if target.arch == "aarch64" else 1 if target.has_fma else 2
+    return own + (2 if ragged else 0)
 
 
 def _n_vectors(roles: Roles, lanes: int) -> int:
@@ -244,7 +260,7 @@ def _block(r: Roles) -> tuple[Axis, int] | None:
 def _bytes(x: Load, r: Roles) -> int:
     """Bytes of an operand that one step of the batch axes reads."""
     used = set().union(*(axes_of(i) for i in x.index)) if x.index else set()
-    return math.prod(x.buffer.shape) * x.buffer.dtype.bytes // max(1, math.prod(a.extent for a in r.batch if a in used))
+    return _size(x) // max(1, math.prod(a.extent for a in r.batch if a in used))
 
 
 def _order(r: Roles, n_outer: list[Axis], m_outer: list[Axis], target: Target) -> list[Axis]:
