@@ -162,6 +162,9 @@ def _lay_out(x: np.ndarray, digits: tuple[tuple[int, ...], ...], out: np.ndarray
         out[...] = x
         return
     own, rest = digits[0], digits[1:]
+    if not own:  # a dimension of one element has no place of its own in `out`
+        _lay_out(x.reshape(*x.shape[:at], *x.shape[at + 1:]), rest, out, at)
+        return
     n, inner, before = x.shape[at], math.prod(own[1:]), (slice(None),) * at
     full = n // inner
     if full:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from llvmlite import ir
 
@@ -68,7 +69,7 @@ class _KernelEmitter(MicrokernelEmitter):
         self.parallel = _parallel_extents(s)
 
     def text(self) -> str:
-        self._stages(self.s.stages, 0)
+        self._stages(_filled(self.s.stages), 0)
         self.b.ret_void()
         text = str(self.module)
         width = self.target.vector_bytes * 8
@@ -133,3 +134,15 @@ class _KernelEmitter(MicrokernelEmitter):
                 self._counted(loop.axis, ir.Constant(I64T, first), ir.Constant(I64T, first + count), body)
                 self.ranges.bounds.pop(loop.axis)
         self.env.pop(loop.axis, None)
+
+
+def _filled(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages that compute any element. One after a gap shares no more loops than the stages in the gap did."""
+    out: list[Stage] = []
+    shared: int | None = None
+    for st in stages:
+        shared = st.shared if shared is None else min(shared, st.shared)
+        if 0 not in st.compute.buffer.shape:
+            out.append(replace(st, shared=shared if out else 0))
+            shared = None
+    return tuple(out)
