@@ -1,0 +1,49 @@
+"""Native code of random small graphs means what the graph says, unoptimised: within bounds that its arithmetic allows.
+
+`make test` takes a seeded few hundred; `TILEWRIGHT_LONG=1` takes thousands, half of them under random schedules."""
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tilewright as tw
+from tests.fuzz.graphs import Fuzzer, random_case
+from tests.ir.op_graphs import random_schedules
+from tests.machines import LONG, targets
+from tests.precision import bounds
+from tilewright.backends.target import Target
+from tilewright.ir.graph import Graph
+from tilewright.ir.text import print_graph
+
+BLOCKS, BLOCK = (100, 25) if LONG else (10, 20)
+
+
+def check(g: Graph, inputs: dict[str, np.ndarray], target: Target, seed: int | None = None) -> None:
+    wanted = bounds(g, inputs)
+    if seed is None:
+        exe = tw.compile(g, target=target, cache=False)
+    else:
+        with random_schedules(seed):
+            exe = tw.compile(g, target=target, cache=False)
+    got = exe(*inputs.values())
+    for v, r in zip(g.outputs, got if isinstance(got, tuple) else (got,), strict=True):
+        try:
+            wanted[v.name].check(np.asarray(r), v.name)
+        except AssertionError as e:
+            raise AssertionError(f"{target}, schedules {seed}: {e}\n{print_graph(g)}") from None
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_seeded(block: int) -> None:
+    for seed in range(block * BLOCK, block * BLOCK + BLOCK):
+        check(*random_case(seed), targets()[0] if seed % 4 else targets()[seed // 4 % len(targets())], seed if seed % 2 and LONG else None)
+
+
+@settings(max_examples=1000 if LONG else 60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not LONG)
+@given(st.randoms(use_true_random=False), st.integers(1, 8))
+def test_drawn(rng: random.Random, steps: int) -> None:
+    check(*Fuzzer(rng).build(steps), targets()[0])
