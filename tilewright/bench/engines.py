@@ -29,6 +29,7 @@ class Job:
     threads: int = 1
     precision: str = "f32"
     schedules: str | None = None
+    cold: bool = False  # tilewright leaves its cache of compiled kernels alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ def _list(outputs: object) -> list[np.ndarray]:
 
 def _tilewright(job: Job) -> Run:
     import tilewright as tw
-    exe = tw.compile(str(job.model), inputs=job.inputs, threads=job.threads, precision=job.precision, schedules=job.schedules)
+    exe = tw.compile(str(job.model), inputs=job.inputs, threads=job.threads, precision=job.precision, schedules=job.schedules,
+                     cache=not job.cold)
     return lambda ins: exe(*ins)  # type: ignore[return-value]  (one array or a tuple: the worker copes)
 
 

@@ -62,7 +62,8 @@ def gather(specs: Sequence[Spec], given: Mapping[str, np.ndarray], shapes: Shape
         raise typer.BadParameter(f"no value for {', '.join(map(str, missing))}; give each as NAME=FILE.npy, or pass --random SEED",
                                  param_hint="--input")
     rng = np.random.default_rng(seed)
-    return dict(given) | {s.name: random_array(rng, s.dtype, concrete(s, shapes)) for s in missing}
+    found = dict(given) | {s.name: random_array(rng, s.dtype, concrete(s, shapes)) for s in missing}
+    return {s.name: found[s.name] for s in specs if s.name in found}
 
 
 def check_names(specs: Sequence[Spec], found: Iterable[str], option: str) -> None:
@@ -93,3 +94,23 @@ def random_array(rng: np.random.Generator, dtype: np.dtype, shape: tuple[int, ..
         low, high = (limits.min, limits.max + 1) if limits else (0, 2)
         return rng.integers(low, high, shape).astype(dtype)
     return rng.standard_normal(shape).astype(dtype)  # bfloat16's kind is "V": everything else is a float
+
+
+def parse_numbers(text: str, option: str) -> tuple[int, ...]:
+    """"1,2": (1, 2); all of them at least 1."""
+    try:
+        found = tuple(dict.fromkeys(int(x) for x in text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 1,2", param_hint=option)
+    return found
+
+
+def parse_peers(text: str) -> tuple[str, ...]:
+    """"onnxruntime,openvino", or "all": names of engines beside tilewright; "" or "none": no others."""
+    from ..bench.engines import PEERS
+    found = PEERS if text == "all" else () if text in ("", "none") else tuple(dict.fromkeys(text.split(",")))
+    if unknown := [p for p in found if p not in PEERS]:
+        raise typer.BadParameter(f"there is no peer {unknown[0]!r}; there are {', '.join(PEERS)}", param_hint="--peers")
+    return found

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,9 @@ from .. import __version__
 from .console import duration, note, size, table
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from ..backends.arguments import Spec
     from ..backends.executable import Executable
     from ..ir.graph import Graph
 
@@ -117,22 +121,53 @@ def bench(
     inputs: InputTexts = None,
     random: Seed = 0,
     shape: ShapeTexts = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="how long to measure, after the warm-up")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="how long to measure each engine, after the warm-up")] = 2.0,
+    peers: Annotated[str, typer.Option(help="engines to time beside, such as onnxruntime,openvino; all: every one")] = "none",
     target: TargetName = "native",
-    threads: Threads = None,
+    threads: Annotated[str | None, typer.Option(help="numbers of threads, such as 1,2; default: the cores this process may use")] = None,
     precision: Precision = Precision.f32,
     schedules: Schedules = None,
+    json: Annotated[Path | None, typer.Option(dir_okay=False, help="write the comparison to this file, with the machine")] = None,
     no_cache: NoCache = False,
 ) -> None:
-    """Times calls of a model, with given or random inputs."""
-    from .arguments import gather, parse_inputs, parse_shapes
+    """Times calls of a model, with given or random inputs; with --peers or several --threads, engines side by side.
+
+    Side by side, each engine runs in a process of its own, outputs are compared before times count, and the engines take turns.
+    """
+    from .arguments import gather, parse_inputs, parse_numbers, parse_peers, parse_shapes
     from .timing import measure
     given, shapes = parse_inputs(inputs or ()), parse_shapes(shape or ())
-    exe = _open(model, target, threads, precision, schedules, no_cache)
+    others, counts = parse_peers(peers), parse_numbers(threads, "--threads") if threads is not None else None
+    if others or json or (counts and len(counts) > 1):
+        _bench_peers(model, gather(_inputs_of(model, target), given, shapes, random), others, counts, precision, seconds, schedules, json)
+        return
+    exe = _open(model, target, counts[0] if counts else None, precision, schedules, no_cache)
     values = gather(exe.inputs, given, shapes, random)
     t = measure(lambda: exe.run(values), seconds)
     table(("median", "10%", "90%", "min", "calls"),
           [(duration(t.median), duration(t.low), duration(t.high), duration(t.least), str(t.calls))], numbers=(0, 1, 2, 3, 4))
+
+
+def _inputs_of(model: Path, target: str) -> Sequence[Spec]:
+    """The inputs of an ONNX file, which is what other engines read."""
+    from ..compiler.frontends import load as read
+    if model.suffix in (".twx", ".twg"):
+        raise typer.BadParameter(f"other engines do not read {model.suffix} files; give the ONNX file", param_hint="MODEL")
+    if target != "native":
+        raise typer.BadParameter("other engines run for this machine only: leave --target out beside --peers", param_hint="--target")
+    return read(model).inputs
+
+
+def _bench_peers(model: Path, values: Mapping[str, np.ndarray], peers: Sequence[str], threads: Sequence[int] | None, precision: Precision,
+                 seconds: float, schedules: Path | None, json: Path | None) -> None:
+    from ..backends.target import Target
+    from .peers import save, show, side_by_side
+    found = side_by_side(model, list(values.values()), peers, threads or (Target.host().cores,), precision.value, seconds, schedules)
+    show(found)
+    if json:
+        save(found, json)
+    if any(c.of("tilewright") is None for c in found):
+        raise typer.Exit(1)
 
 
 @app.command()
