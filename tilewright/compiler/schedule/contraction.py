@@ -22,7 +22,7 @@ from .packing import pack_operand
 from .parallel import mark_parallel
 from .rows import access, lanes_of
 
-UNROLLED_FMAS = 128   # multiply-adds of straight-line code in a microkernel: enough to hide loop overhead, quick to compile
+UNROLLED_FMAS = 64  # multiply-adds of straight-line code in a microkernel: hides loop overhead; 128 is no faster, half as long to compile again
 TILE_OVERHEAD = 40.0  # cycles to enter and leave a microkernel
 
 
