@@ -73,7 +73,7 @@ def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.n
                 if v.name in types:
                     env[v.name] = out[v.name] = _placed(a, v.type)
         for v in (packings[name].source,) if name in packings else (v.name for v in (*n.operands, *n.outputs)):
-            if last[v] == k:
+            if last[v] == k and (v in out or v not in types):  # a weight may be a result as it is
                 env.pop(v, None)
     return {k: out[k] if k in out else _placed(env[k], t) for k, t in types.items()}
 

@@ -22,7 +22,7 @@ from .packing import pack_operand
 from .parallel import mark_parallel
 from .rows import access, lanes_of
 
-UNROLLED_FMAS = 64  # multiply-adds of straight-line code in a microkernel: hides loop overhead; 128 is no faster, half as long to compile again
+UNROLLED_FMAS = 64   # multiply-adds of straight-line code in a microkernel: hides loop overhead; 128 is no faster, and slow to compile
 TILE_OVERHEAD = 40.0  # cycles to enter and leave a microkernel
 
 
