@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -283,3 +284,53 @@ def test_pool_code_for_other_processors() -> None:
     for name in ("x86-64", "aarch64"):
         t = Target.parse(name)
         assert compile_ir(emit_pool(t), t)[:4] == b"\x7fELF"
+
+
+CALLER = """
+#include "m.h"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+typedef struct { void (*task)(void *, int); void *argument; int i; } Part;
+static void *part(void *p) { Part *x = p; x->task(x->argument, x->i); return NULL; }
+static void threaded(void *count, int n, void (*task)(void *, int), void *argument) {
+    pthread_t t[16]; Part parts[16];
+    for (int i = 0; i < n; i++) { parts[i] = (Part){task, argument, i}; pthread_create(&t[i], NULL, part, &parts[i]); }
+    for (int i = 0; i < n; i++) pthread_join(t[i], NULL);
+    ++*(int *)count;
+}
+static void backwards(void *count, int n, void (*task)(void *, int), void *argument) {
+    while (n--) task(argument, n);
+    ++*(int *)count;
+}
+static float x[131 * 197], want[2][131 * 211], y[2][131 * 211];
+int main(void) {
+    for (int i = 0; i < 131 * 197; i++) x[i] = (i * 37 % 101) / 50.f - 1;
+    void *workspace = malloc(m_workspace_bytes());
+    if (m_run(x, want[0], want[1], workspace)) return 1;
+    for (int threads = 1; threads < 6; threads++) {
+        int calls = 0;
+        memset(y, 0, sizeof y);
+        if (m_run_parallel(x, y[0], y[1], workspace, threads, threads % 2 ? threaded : backwards, &calls)) return 2;
+        if (memcmp(y, want, sizeof y) || (threads > 1) != (calls > 0)) return 3;
+    }
+    if (m_run_parallel(x, y[0], y[1], workspace, 4, NULL, NULL) || memcmp(y, want, sizeof y)) return 4;
+    if (m_run_parallel(x, y[0], y[1], NULL, 4, threaded, NULL) != 2) return 5;
+    puts("right");
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_exported_code_runs_on_threads_of_its_caller(tmp_path: Path) -> None:
+    _compiled("mlp", 3).export(tmp_path / "m.o")
+    (tmp_path / "main.c").write_text(CALLER)
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "main.c", "m.o", "-pthread", "-o", "main"], cwd=tmp_path, check=True)
+    assert subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "right\n"
+
+
+def test_exported_code_of_one_thread_has_no_parallel_function(tmp_path: Path) -> None:
+    _compiled("mlp", 1).export(tmp_path / "m.so")
+    assert "parallel" not in (tmp_path / "m.h").read_text()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
 
-from .. import __version__
+from .. import __version__, config
 from ..errors import InputError, ModelError, TargetError, TilewrightError
 from ..ir.text import arrays_of, parse_graph, print_graph
 from ..ir.types import DTYPES, TensorSpec, TensorType, dtype_of
@@ -121,7 +121,8 @@ def _instance(z: zipfile.ZipFile, manifest: dict[str, object]) -> Instance:
     image = combine([z.read("code.o")])
     if missing := [s for s in (ENTRY, *plan.symbols) if s not in image.symbols]:
         raise ValueError(f"the code lacks {', '.join(missing)}")
-    return Instance(plan, image, target, preparation, [_str(x) for x in _field(manifest, "notes", list)])
+    threads = config.read().threads or Target.host().cores  # the model may come from a larger machine
+    return Instance(plan, image, target, preparation, [_str(x) for x in _field(manifest, "notes", list)], threads=threads)
 
 
 def _array(z: zipfile.ZipFile, number: int, t: TensorType) -> np.ndarray:

@@ -5,8 +5,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from .. import config
 from ..backends import saved
 from ..backends.executable import Executable
+from ..backends.target import Target
 from ..errors import ModelError
 
 
@@ -24,4 +26,5 @@ def _recompile(model: bytes, options: Mapping[str, str | int | bool]) -> Executa
     strict = options.get("strict", False)
     if not isinstance(strict, bool) or not isinstance(target, str) or not isinstance(threads, int) or not isinstance(precision, str):
         raise ModelError("the saved model's options are damaged")
+    threads = min(threads, config.read().threads or Target.host().cores)  # the model may come from a larger machine
     return compile(model, target=target, threads=threads, precision=precision, strict=strict)

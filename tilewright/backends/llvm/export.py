@@ -2,15 +2,16 @@
 
     size_t m_workspace_bytes(void);
     int m_run(const float *x, float *y, void *workspace);
+    int m_run_parallel(const float *x, float *y, void *workspace, int threads, m_parallel_for parallel_for, void *context);
 
-The weights are inside, everything but these two functions is local, and no C toolchain is needed to write them. What
+The last one is there where the model was compiled for several threads; these are the caller's (`parallel_c.py`). The
+weights are inside, everything but these functions is local, and no C toolchain is needed to write them. What
 remains undefined is memcpy, memmove and memset, which LLVM may make of loops and every C library has.
 """
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from .elf import Bytes, ElfError, Image, combine, relocatable
 from .entry import CTX_FIELDS, ENTRY, emit_entry
 from .jit import EXTERNAL, compile_ir
 from .linker import shared_library
+from .parallel_c import parallel_functions, parallel_header, pool_of_caller
 
 SUFFIXES = (".o", ".a", ".so", ".ll", ".s")
 _C_KEYWORDS: frozenset[str] = frozenset("""auto break case char const continue default do double else enum extern float for goto if
@@ -47,7 +49,7 @@ def export(instance: Instance, name: str, path: Path, header: bool) -> None:
         write_whole(path, lambda f: f.write(text.encode()))
         return
     image = _image(instance, prefix)
-    exported = [f"{prefix}_run", f"{prefix}_workspace_bytes"]
+    exported = [f"{prefix}_run", f"{prefix}_workspace_bytes", *([f"{prefix}_run_parallel"] if instance.plan.phases else [])]
     try:
         chunks = shared_library(image, exported, path.name, EXTERNAL) if suffix == ".so" else relocatable(image, exported)
     except ElfError as e:
@@ -76,20 +78,28 @@ def _image(instance: Instance, prefix: str) -> Image:
 
 
 def c_functions(plan: Plan, prefix: str, weight_offsets: Sequence[int]) -> str:
-    """IR of the two C functions around the entry point, which LLVM inlines: the pointer tables vanish.
+    """IR of the C functions around the entry point, which LLVM inlines: the pointer tables vanish.
 
         int m_run(p0, …, workspace) {
           if (workspace == NULL && m_workspace_bytes() != 0) return 2;
           return tw_run({inputs}, {outputs}, {m_weights + offset, …}, align64(workspace), {0, NULL, NULL, 0});
         }
     """
-    size = workspace_bytes(plan)
+    entry = emit_entry(plan).replace(f'define i32 @"{ENTRY}"', f'define internal i32 @"{ENTRY}"')
+    lines = [entry, f"@{prefix}_weights = external hidden constant i8, align 64" if plan.weights else "",
+             f"define i64 @{prefix}_workspace_bytes() nounwind {{", f"  ret i64 {workspace_bytes(plan)}", "}", "",
+             *_run_function(plan, prefix, f"{prefix}_run", weight_offsets, "", [])]
+    if plan.phases:
+        lines.append(parallel_functions(plan, prefix))
+        lines += _run_function(plan, prefix, f"{prefix}_run_parallel", weight_offsets, *pool_of_caller(prefix))
+    return "\n".join(lines)
+
+
+def _run_function(plan: Plan, prefix: str, name: str, weight_offsets: Sequence[int], parameters: str, pool: Sequence[str]) -> list[str]:
+    """`parameters`: more of them. `pool`: code that stores a pool into %ctx."""
     n, m, k = len(plan.inputs), len(plan.outputs), len(plan.weights)
-    entry = emit_entry(replace(plan, phases=())).replace(f'define i32 @"{ENTRY}"', f'define internal i32 @"{ENTRY}"')
-    lines = [entry, f"@{prefix}_weights = external hidden constant i8, align 64" if k else "",
-             f"define i64 @{prefix}_workspace_bytes() nounwind {{", f"  ret i64 {size}", "}", "",
-             f"define i32 @{prefix}_run({''.join(f'ptr %p{j}, ' for j in range(n + m))}ptr %workspace) nounwind {{",
-             f"  %absent = icmp eq ptr %workspace, null\n  %refuse = and i1 %absent, {'true' if size else 'false'}",
+    lines = [f"define i32 @{name}({''.join(f'ptr %p{j}, ' for j in range(n + m))}ptr %workspace{parameters}) nounwind {{",
+             f"  %absent = icmp eq ptr %workspace, null\n  %refuse = and i1 %absent, {'true' if workspace_bytes(plan) else 'false'}",
              "  br i1 %refuse, label %bad, label %good\nbad:\n  ret i32 2\ngood:"]
     for table, count in (("inputs", n), ("outputs", m), ("weights", k), ("ctx", CTX_FIELDS)):
         lines.append(f"  %{table} = alloca [{max(1, count)} x ptr], align 8")
@@ -100,10 +110,9 @@ def c_functions(plan: Plan, prefix: str, weight_offsets: Sequence[int]) -> str:
     stores += [("ctx", j, "null") for j in range(CTX_FIELDS)]
     for table, j, value in stores:
         lines += [f"  %{table}{j} = getelementptr ptr, ptr %{table}, i64 {j}", f"  store ptr {value}, ptr %{table}{j}"]
-    lines += ["  %int = ptrtoint ptr %workspace to i64", f"  %up = add i64 %int, {ARENA_ALIGN - 1}",
-              f"  %cut = and i64 %up, {-ARENA_ALIGN}", "  %arena = inttoptr i64 %cut to ptr",
-              f'  %r = call i32 @"{ENTRY}"(ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx)', "  ret i32 %r", "}", ""]
-    return "\n".join(lines)
+    return [*lines, *pool, "  %int = ptrtoint ptr %workspace to i64", f"  %up = add i64 %int, {ARENA_ALIGN - 1}",
+            f"  %cut = and i64 %up, {-ARENA_ALIGN}", "  %arena = inttoptr i64 %cut to ptr",
+            f'  %r = call i32 @"{ENTRY}"(ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx)', "  ret i32 %r", "}", ""]
 
 
 def workspace_bytes(plan: Plan) -> int:
@@ -139,7 +148,7 @@ extern "C" {{
 
 size_t {prefix}_workspace_bytes(void);
 int {prefix}_run({', '.join([*parameters, 'void *workspace'])});
-
+{parallel_header(prefix, parameters) if plan.phases else ''}
 #ifdef __cplusplus
 }}
 #endif
