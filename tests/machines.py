@@ -18,6 +18,7 @@ import pytest
 
 from tilewright.backends.executable import Executable
 from tilewright.backends.target import Target, runs_here
+from tilewright.ir.types import TensorSpec
 
 GCC = {"x86_64": "gcc", "aarch64": "aarch64-linux-gnu-gcc"}
 LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
@@ -121,6 +122,6 @@ def run_models(models: Sequence[tuple[str, Executable, Sequence[np.ndarray]]], t
         path = folder / f"{name}.o"
         exe.export(path, header=False)
         files.append(path)
-        outs = [(tuple(int(n) for n in o.shape), np.dtype(o.dtype)) for o in exe.outputs]
+        outs = [(tuple(int(n) for n in o.shape), o.dtype) for o in exe.outputs if isinstance(o, TensorSpec)]
         calls.append(CCall(f"{name}_run", inputs, outs, exe.instances()[0].plan.arena_bytes + 64))
     return run_calls(calls, files, target, folder)

@@ -102,6 +102,7 @@ def _noisy(graph: Graph, inputs: Mapping[str, np.ndarray], rng: np.random.Genera
         noisy = rng is not None and n.op not in EXACT
         if noisy:
             k = terms(n)
+            assert rng is not None
             ins = [_jitter(a, k * eps, rng) for a in ins]
         results = [np.asarray(r) for r in _reference(n, ins)]
         if rng is not None and n.op in CANCELLING and ins[0] is not None:

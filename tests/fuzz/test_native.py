@@ -43,7 +43,8 @@ def test_seeded(block: int) -> None:
         check(*random_case(seed), targets()[0] if seed % 4 else targets()[seed // 4 % len(targets())], seed if seed % 2 and LONG else None)
 
 
-@settings(max_examples=1000 if LONG else 60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=not LONG)
+@settings(max_examples=1000 if LONG else 60, deadline=None, derandomize=not LONG,
+          suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(st.randoms(use_true_random=False), st.integers(1, 8))
 def test_drawn(rng: random.Random, steps: int) -> None:
     check(*Fuzzer(rng).build(steps), targets()[0])

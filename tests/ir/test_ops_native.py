@@ -31,7 +31,7 @@ def verify(op: Op, samples: list[Sample], target: Target, weights: bool = False,
         with random_schedules(seed):
             exe = tw.compile(g, target=target)
     results = exe(*arrays.values())
-    check(g, arrays, list(results) if isinstance(results, tuple) else [np.asarray(results)], f"{target} {seed}")
+    check(g, arrays, [np.asarray(r) for r in results] if isinstance(results, tuple) else [np.asarray(results)], f"{target} {seed}")
 
 
 @pytest.mark.parametrize("op", OPS_PARAM)

@@ -148,7 +148,8 @@ def loops_text(s: Scheduled) -> str:
                 out.append("  " * depth + f"{mark}{x.kind} {what}{x.axis.name} in {x.axis.extent}{ragged}")
             depth += 1
         c = st.compute
-        rel = [f"{r.parent.name} = {r.outer.name}:{r.inner.name}" if isinstance(r, Split) else f"{r.fused.name} = {r.outer.name}*{r.inner.name}" for r in st.relations]
+        rel = [f"{r.parent.name} = {r.outer.name}:{r.inner.name}" if isinstance(r, Split)
+               else f"{r.fused.name} = {r.outer.name}*{r.inner.name}" for r in st.relations]
         where = f"   where {', '.join(rel)}" if rel else ""
         out.append("  " * depth + f"{c.buffer.name}[{','.join(a.name for a in c.axes)}] = {expr_text(c.body)}{where}")
     return "\n".join([*out, "}"])

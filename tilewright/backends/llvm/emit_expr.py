@@ -419,7 +419,8 @@ class ExprEmitter:
                 self._intrinsic("llvm.masked.store", ir.VoidType(), [raw, ptr, ir.Constant(I32T, d.bytes), mask], [mem, PTR])
             return
         self._intrinsic("llvm.masked.scatter", ir.VoidType(),
-                        [raw, self._addresses(ptr, lane, extra, d), ir.Constant(I32T, d.bytes), mask if mask is not None else self._all_true()],
+                        [raw, self._addresses(ptr, lane, extra, d), ir.Constant(I32T, d.bytes),
+                         mask if mask is not None else self._all_true()],
                         [mem, ir.VectorType(PTR, self.lanes)])
 
     def mask(self, guard: ir.Value | None) -> ir.Value | None:

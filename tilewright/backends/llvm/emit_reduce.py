@@ -217,7 +217,8 @@ class ReductionEmitter(LoopEmitter):
         for r, node in enumerate(nodes):
             parts = [v for (i, key), v in sums.items() if i == r and key[:len(here)] == here]
             while len(parts) > 1:  # pairwise: shorter chains and smaller error than one by one
-                joined = [emit_call(self.b, _COMBINE[node.kind], list(parts[i:i + 2]), node.dtype, self.target) for i in range(0, len(parts) - 1, 2)]
+                joined = [emit_call(self.b, _COMBINE[node.kind], list(parts[i:i + 2]), node.dtype, self.target)
+                          for i in range(0, len(parts) - 1, 2)]
                 parts = joined + (parts[-1:] if len(parts) % 2 else [])
             v = parts[0]
             if any(x.kind == "vector" for x in split):

@@ -179,11 +179,13 @@ class WinogradOutput(Op):
         half = compute("half", m.dtype, (n, blocks, th, tw, SPAN, TILE, c), columns)
 
         def body(image: Expr, b: Expr, h: Expr, w: Expr, lane: Expr) -> Expr:
-            y: Expr = reduce("sum", (SPAN,), lambda i: _table(A_T, h % TILE, i) * half.buffer[image, b, h // TILE, w // TILE, i, w % TILE, lane])
+            y: Expr = reduce("sum", (SPAN,), lambda i: _table(A_T, h % TILE, i)
+                             * half.buffer[image, b, h // TILE, w // TILE, i, w % TILE, lane])
             return y if bias is None else y + bias[b, lane]
         return (half, compute("out0", m.dtype, outs[0].shape, body))
 
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
-        yield Sample((rng.standard_normal((36, 2, 2 * 2 * 3, 4)).astype("f4"), rng.standard_normal((2, 4)).astype("f4")), ImageAttrs(7, 10), 1e-5)
+        tiled, bias = rng.standard_normal((36, 2, 2 * 2 * 3, 4)).astype("f4"), rng.standard_normal((2, 4)).astype("f4")
+        yield Sample((tiled, bias), ImageAttrs(7, 10), 1e-5)
         yield Sample((rng.standard_normal((36, 1, 4, 16)).astype("f4"), None), ImageAttrs(8, 8), 1e-5)
