@@ -24,6 +24,7 @@ from ...ir.ops.elementwise import Map
 from ...ir.ops.winograd import TILE, tiles
 from ...ir.types import F32, TensorType
 
+WINOGRAD_CHANNELS = 16  # up to this many on either side do not pay for the transforms
 WINOGRAD_TILES = 12  # fewer 4x4 tiles than this do not keep the multiplication's registers busy
 MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
 
@@ -195,7 +196,7 @@ class _Layouts:
         o, i, *kernel = w.type.shape
         if self.strict or kernel != [3, 3] or a.groups != 1 or a.strides != (1, 1) or a.dilations != (1, 1):
             return False
-        return i >= 2 * self.c and o >= 2 * self.c and out.shape[0] * tiles(out.shape[2]) * tiles(out.shape[3]) >= WINOGRAD_TILES
+        return i > WINOGRAD_CHANNELS and o > WINOGRAD_CHANNELS and out.shape[0] * tiles(out.shape[2]) * tiles(out.shape[3]) >= WINOGRAD_TILES
 
     def _winograd(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, out: TensorType, b: GraphBuilder) -> Value:
         c, (_, o, h, wd) = self.c, out.shape
