@@ -43,6 +43,12 @@ def test_seeded(block: int) -> None:
         check(*random_case(seed), targets()[0] if seed % 4 else targets()[seed // 4 % len(targets())], seed if seed % 2 and LONG else None)
 
 
+@pytest.mark.parametrize(("seed", "schedule"), [(140, None), (16, None), (104, None), (351, 351), (461, 461)])
+def test_found_before(seed: int, schedule: int | None) -> None:
+    """Empty tensors in parallel loops, weights with dimensions of one element, weights of rank 0 that were packed."""
+    check(*random_case(seed), targets()[0], schedule)
+
+
 @settings(max_examples=1000 if LONG else 60, deadline=None, derandomize=not LONG,
           suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
 @given(st.randoms(use_true_random=False), st.integers(1, 8))

@@ -131,9 +131,10 @@ def _spare(roles: Roles, lanes: int, target: Target) -> int:
     """Registers beside the accumulators and the wide operand's vectors: for broadcasts, for products that are not fused,
     for pieces of a ragged vector where there are no masks. NEON multiplies by a lane of a register, which takes loads
     of several rows in flight."""
-    ragged = not target.has_masks and roles.vector.extent % lanes != 0
     own = 4 if target.arch == "aarch64" else 1 if target.has_fma else 2
-    return own + (2 if ragged else 0)
+    if target.has_masks or roles.vector.extent % lanes == 0:
+        return own
+    return own + (2 if roles.vector.extent > lanes else target.vector_registers // 2 - own)  # nothing but the odd piece: LLVM takes it apart
 
 
 def _n_vectors(roles: Roles, lanes: int) -> int:

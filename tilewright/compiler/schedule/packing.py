@@ -23,7 +23,7 @@ def pack_operand(s: Scheduled, name: str) -> Scheduled | None:
     """`s` with input `name` of its only stage read from a packed copy laid out in loop order.
 
     rewrite: w[f(axes)] -> wp[digits of the axes in nest order]
-    checks:  each dimension of w is a mixed-radix number of digits of axes, else None.
+    checks:  w has more than one element; each dimension of w is a mixed-radix number of digits of axes; else None.
     """
     stage = s.stages[0]
     c = stage.compute
@@ -49,7 +49,9 @@ def pack_operand(s: Scheduled, name: str) -> Scheduled | None:
         dims.append(parts)
     flat = [d for parts in dims for _, d in parts]
     order = [d for d in digits if d in flat]
-    shape = tuple(d[2] for d in order) or (1,)
+    if not order:  # one element: there is nothing to lay out
+        return None
+    shape = tuple(d[2] for d in order)
     packed = Buffer(f"{name}_packed", buffer.dtype, shape)
     pack = Pack(name, tuple(math.prod(d[2] for _, d in parts) for parts in dims), tuple(d[2] for d in flat),
                 tuple(flat.index(d) for d in order), shape)
