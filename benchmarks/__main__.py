@@ -51,19 +51,19 @@ def main(
     engines, wanted = (OURS, *parse_peers(peers)), [m for m in models.split(",") if m]
     if again:
         results = load_results(again)
+        output.mkdir(parents=True, exist_ok=True)
     else:
         for e in engines:
             if ENGINES[e].missing:
                 note(f"{e}: absent ({', '.join(ENGINES[e].missing)} not installed)")
         machine, done, profiles = describe(engines), [], {}
+        output.mkdir(parents=True, exist_ok=True)
         for s in chosen:
             done.append(_suite(s, engines, parse_numbers(threads, "--threads"), wanted, rounds, seconds, schedules))
             if s.profiled:
                 profiles |= {(s.name, c.model): _profile(c, schedules) for c in s.cases if _chosen(c, wanted)}
+            Results(machine, rounds, seconds, tuple(done), profiles).save(output / "results.json")  # an interrupted run keeps its suites
         results = Results(machine, rounds, seconds, tuple(done), profiles)
-    output.mkdir(parents=True, exist_ok=True)
-    if not again:
-        results.save(output / "results.json")
     (output / "results.html").write_text(results_page(results), encoding="utf-8")
     if write_results:
         RECORD.write_text(results_md(results), encoding="utf-8")

@@ -26,7 +26,7 @@ class Peak:
     def gflops(self, seconds: float = 0.05) -> float:
         """GFLOP/s over about `seconds`."""
         rounds, spent = 20_000, 0.0
-        while spent < seconds:
+        while spent <= seconds:
             rounds *= 2
             begin = time.perf_counter()
             self.run(rounds)

@@ -31,6 +31,7 @@ class _Node:
     static: Mapping[int, object]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    opset: int
 
     def run(self, values: Mapping[str, Tensor]) -> list[Tensor]:
         out = _OPS[self.op](_Call(self, [values[i] if i else None for i in self.inputs]))
@@ -103,12 +104,13 @@ class _Call:
 
 def module(path: str | Path, inputs: Sequence[np.ndarray]) -> torch.nn.Module:
     """The model as a module that takes its inputs in order and returns a tuple. Raises NotImplementedError."""
-    return _Net(onnx.load(str(path)).graph, [torch.from_numpy(np.array(a)) for a in inputs]).eval()
+    return _Net(onnx.load(str(path)), [torch.from_numpy(np.array(a)) for a in inputs]).eval()
 
 
 class _Net(torch.nn.Module):
-    def __init__(self, graph: onnx.GraphProto, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, model: onnx.ModelProto, inputs: Sequence[Tensor]) -> None:
         super().__init__()
+        graph, opset = model.graph, next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         static = {i.name: torch.from_numpy(np.array(numpy_helper.to_array(i))) for i in graph.initializer}
         self._names = [i.name for i in graph.input if i.name not in static]
         self._results = [o.name for o in graph.output]
@@ -118,7 +120,8 @@ class _Net(torch.nn.Module):
             if n.op_type not in _OPS:
                 raise NotImplementedError(f"{n.op_type} is not known to tilewright.bench.onnx_torch")
             numbers = {k: static[i].tolist() for k, i in enumerate(n.input) if i in static and static[i].numel() <= _SMALL}
-            node = _Node(n.op_type, {a.name: helper.get_attribute_value(a) for a in n.attribute}, numbers, tuple(n.input), tuple(n.output))
+            node = _Node(n.op_type, {a.name: helper.get_attribute_value(a) for a in n.attribute}, numbers, tuple(n.input),
+                         tuple(n.output), opset)
             known = dict(zip(n.output, node.run(values), strict=False))
             values |= known
             if n.op_type == "Shape" or all(i in static for i in n.input if i):
@@ -232,6 +235,13 @@ def _over_space(function: Callable[..., Tensor]) -> Callable[[_Call], Tensor]:
     return lambda c: function(c[0], list(range(2, c[0].ndim)), keepdim=True)
 
 
+def _softmax(c: _Call) -> Tensor:
+    if c.node.opset >= 13:
+        return F.softmax(c[0], c.whole("axis", -1))
+    x, axis = c[0], c.whole("axis", 1)  # over all dimensions from this one on
+    return F.softmax(x.reshape([*x.shape[:axis], -1]), -1).reshape(x.shape)
+
+
 def _lrn(c: _Call) -> Tensor:
     return F.local_response_norm(c[0], c.whole("size", 1), c.number("alpha", 1e-4), c.number("beta", 0.75), c.number("bias", 1.0))
 
@@ -271,7 +281,7 @@ _OPS: dict[str, Callable[[_Call], Tensor | Sequence[Tensor]]] = {
     "Resize": _resize, "Pad": _pad, "ReduceMean": _reduce(torch.mean), "ReduceSum": _reduce(torch.sum),
     "ReduceMax": _reduce(torch.amax), "ReduceMin": _reduce(torch.amin),
     "GlobalAveragePool": _over_space(torch.mean), "GlobalMaxPool": _over_space(torch.amax),
-    "Softmax": lambda c: F.softmax(c[0], c.whole("axis", -1)),
+    "Softmax": _softmax,
     "Clip": lambda c: c[0].clamp(c.limit(1, "min"), c.limit(2, "max")),
     "Gelu": lambda c: F.gelu(c[0], approximate=c.text("approximate", "none")),
     "Transpose": lambda c: c[0].permute(c.wholes("perm", range(c[0].ndim)[::-1])),
