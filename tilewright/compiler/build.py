@@ -21,7 +21,6 @@ from ..ir.builder import GraphBuilder
 from ..ir.expr import Buffer
 from ..ir.graph import Graph, Node, Value
 from ..ir.loops import Pack, Scheduled
-from ..ir.program import Program
 from ..ir.types import contiguous_strides
 from . import pipeline
 from .fuse import Partition, fuse
@@ -89,20 +88,24 @@ def lower_graph(graph: Graph, options: Options) -> Lowered:
     partition = fuse(prepared.main)
     views = plan_views(prepared.main, partition, len(prepared.parameters))
     kernels = lower(prepared.main, partition, views)
-    made: dict[tuple[str, frozenset[int]], Scheduled] = {}
+    made: dict[tuple[str | int, frozenset[int]], Scheduled] = {}
     scheduled = tuple(None if k.program is None else _schedule(k, views, options, made) for k in kernels)
     return Lowered(graph, prepared, partition, views, kernels, scheduled, trace)
 
 
-def _schedule(k: Kernel, views: Views, options: Options, made: dict[tuple[str, frozenset[int]], Scheduled]) -> Scheduled:
-    """The kernel's schedule; equal programs are scheduled once (buffers' names differ only by position)."""
+def _schedule(k: Kernel, views: Views, options: Options, made: dict[tuple[str | int, frozenset[int]], Scheduled]) -> Scheduled:
+    """The kernel's schedule; equal programs are scheduled once (buffers' names differ only by position). `made` knows them by
+    their text and, which is cheaper to ask, by identity."""
     assert k.program is not None
     packable = frozenset(i for i, (b, r) in enumerate(zip(k.program.inputs, k.inputs, strict=True))
                          if _whole_weight(b, views.storages[r.storage], r.offset))
-    key = (k.program.key(), packable)
-    if key not in made:
-        made[key] = default_schedule(k.program, options.target, frozenset(k.program.inputs[i].name for i in packable))
-    return made[key]
+    same = (id(k.program), packable)
+    if same not in made:
+        key = (k.program.key(), packable)
+        if key not in made:
+            made[key] = default_schedule(k.program, options.target, frozenset(k.program.inputs[i].name for i in packable))
+        made[same] = made[key]
+    return made[same]
 
 
 def _whole_weight(b: Buffer, s: Storage, offset: int) -> bool:
@@ -151,7 +154,7 @@ class _Assembly:
     def __init__(self, low: Lowered, options: Options):
         self.low, self.options = low, options
         self.code: dict[str, Scheduled] = {}
-        self.symbols: dict[str, str] = {}
+        self.symbols: dict[int, str] = {}
         self.weights: dict[tuple[int, tuple[int, ...], Pack | None], int] = {}
         main = low.prepared.main
         self.parameters: tuple[Value, ...] = (*low.prepared.parameters, *(c.value for c in main.constants.values()))
@@ -209,12 +212,11 @@ class _Assembly:
         return out
 
     def _symbol(self, s: Scheduled) -> str:
-        key = f"{_canonical(s.program)}|{_job_key(s, self.options.target)}"
-        if key not in self.symbols:
+        if id(s) not in self.symbols:  # equal programs have one schedule, see _schedule
             stem = "".join(c if c.isalnum() else "_" for c in s.program.name)[:40]
-            self.symbols[key] = symbol = f"k{len(self.symbols)}_{stem}"
+            self.symbols[id(s)] = symbol = f"k{len(self.symbols)}_{stem}"
             self.code[symbol] = s
-        return self.symbols[key]
+        return self.symbols[id(s)]
 
     def _slot(self, storage: str, offset: int, b: Buffer, pack: Pack | None) -> Slot:
         s = self.low.views.storages[storage]
@@ -280,7 +282,3 @@ def _sources(kernels: Sequence[Kernel]) -> list[tuple[int, ...]]:
         for r in k.outputs:
             writers.setdefault(r.storage, []).append(i)
     return found
-
-
-def _canonical(p: Program) -> str:
-    return p.key()
