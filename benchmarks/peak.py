@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilewright.backends.peak import memory_bandwidth, f32_peak
+from tilewright.backends.peak import f32_peak, memory_bandwidth
 from tilewright.backends.target import Target
 
 __all__ = ["f32_peak", "main"]

@@ -10,6 +10,7 @@ import tilewright as tw
 from tilewright.backends.peak import f32_peak, memory_bandwidth
 from tilewright.backends.plan import KernelCall
 from tilewright.backends.target import Target
+from tilewright.ir import ops as _ops  # noqa: F401  (registers every op)
 from tilewright.ir.builder import GraphBuilder
 from tilewright.ir.types import F32, TensorType
 

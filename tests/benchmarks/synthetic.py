@@ -16,7 +16,8 @@ def comparison(model: str, ours: float, ort: float, ov: float, threads: int = 1,
                point: dict[str, int] | None = None) -> Comparison:
     timings = [Timing(e, "1", "ok", "", 1e-7, t, t * 0.9, t * 1.3, 100, (t,) * 3, 0.1, t, 1 << 20)
                for e, t in (("tilewright", ours), ("onnxruntime", ort), ("openvino", ov))]
-    return Comparison(model, threads, "f32", "onnxruntime", (*timings, Timing("jax", status="absent", text="jax not installed")), point or {})
+    absent = Timing("jax", status="absent", text="jax not installed")
+    return Comparison(model, threads, "f32", "onnxruntime", (*timings, absent), point or {})
 
 
 def results() -> Results:
