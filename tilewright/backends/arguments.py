@@ -10,10 +10,9 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 
 from ..errors import InputError
-from ..ir.types import TensorSpec, dtype_of
+from ..ir.types import UNKNOWN_RANK, TensorSpec, dtype_of
 from .memory import out_of_memory
 
-UNKNOWN_RANK = ("...",)  # the shape of a TensorSpec whose rank the model leaves open
 Data = np.ndarray | Sequence["Data"] | None  # an argument or result: a tensor, a list of them, or an absent optional
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import typer
 
 from ..backends.arguments import Spec
-from ..compiler.frontends.source import UNKNOWN_RANK, OptionalSpec
+from ..compiler.frontends.source import OptionalSpec
 from ..errors import UnsupportedError
-from ..ir.types import Dim, TensorSpec
+from ..ir.types import UNKNOWN_RANK, Dim, TensorSpec
 
 Shapes = dict[str, tuple[int, ...]]
 

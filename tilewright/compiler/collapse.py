@@ -9,6 +9,7 @@ read each other's results merge alike, so that rows shared between them stay sha
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -90,7 +91,7 @@ def _split_axes(p: Program, shared: Interner) -> Program:
             return c
         outer = [(a, parts.get(a, [a.extent])) for a in c.axes]
         shape = [n for _, ns in outer for n in ns]
-        strides = [s * _product(ns[k + 1:]) for (_, ns), s in zip(outer, c.buffer.strides, strict=True) for k in range(len(ns))]
+        strides = [s * math.prod(ns[k + 1:]) for (_, ns), s in zip(outer, c.buffer.strides, strict=True) for k in range(len(ns))]
         new[c.buffer.name] = Buffer(c.buffer.name, c.buffer.dtype, tuple(shape), tuple(strides))
         at: dict[Axis, Expr] = {}
         axes = _numbered(outer, "i", at)
@@ -280,7 +281,7 @@ def _join_dims(p: Program, shared: Interner) -> Program:
         if len(cuts) < len(b.shape) - 1:
             starts = [0, *cuts]
             ends = [*cuts, len(b.shape)]
-            shape = tuple(_product(b.shape[i:j]) for i, j in zip(starts, ends, strict=True))
+            shape = tuple(math.prod(b.shape[i:j]) for i, j in zip(starts, ends, strict=True))
             new[b.name] = (Buffer(b.name, b.dtype, shape, tuple(b.strides[j - 1] for j in ends)), starts)
     if not new:
         return p
@@ -333,10 +334,3 @@ def _worth_joining(b: Buffer, k: int, found: list[Load]) -> bool:
 
 def _divisions(x: Linear) -> int:
     return sum(not isinstance(a, Axis) for a, _ in x.terms)
-
-
-def _product(dims: Iterable[int]) -> int:
-    out = 1
-    for n in dims:
-        out *= n
-    return out

@@ -8,6 +8,7 @@ identity, so a DAG never explodes into its tree.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -137,6 +138,20 @@ class Checked(Expr):
     arg: Expr
     extent: int
     dtype: DType = I64
+
+
+def identity(kind: str, dtype: DType) -> float | int | bool:
+    """The value of a reduction over nothing."""
+    if kind in ("sum", "any"):
+        return 0
+    if kind in ("prod", "all"):
+        return 1
+    if dtype.is_float:
+        return -math.inf if kind == "max" else math.inf
+    if dtype.kind == "b":
+        return kind == "min"
+    low, high = (-(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1) if dtype.kind == "i" else (0, (1 << dtype.bits) - 1)
+    return low if kind == "max" else high
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from ..errors import InputError
-from .expr import Axis, Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children
+from .expr import Axis, Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children, identity
 from .functions import FUNCTIONS
 from .graph import Graph
 from .op import OPS
@@ -223,21 +223,6 @@ def _checked(i: np.ndarray, extent: int) -> np.ndarray:
     if ((i < -extent) | (i >= extent)).any():
         raise InputError(f"index {int(i[(i < -extent) | (i >= extent)].flat[0])} is out of range for a dimension of size {extent}")
     return np.where(i < 0, i + extent, i)
-
-
-def identity(kind: str, dtype: DType) -> int | float | bool:
-    """The value of a reduction over nothing."""
-    if kind in ("sum", "prod"):
-        return 0 if kind == "sum" else 1
-    if kind in ("any", "all"):
-        return kind == "all"
-    low = kind == "max"
-    if dtype.is_float:
-        return -math.inf if low else math.inf
-    if dtype.kind == "b":
-        return not low
-    info = np.iinfo(dtype.numpy)
-    return int(info.min if low else info.max)
 
 
 def _carry(dtype: DType) -> np.dtype:

@@ -89,6 +89,9 @@ class TensorType:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
+UNKNOWN_RANK = ("...",)  # the shape of a TensorSpec whose rank the model leaves open
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """An input or output of an executable: symbolic dimensions are strings."""

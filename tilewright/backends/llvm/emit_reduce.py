@@ -14,28 +14,14 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from ...ir.expr import Axis, Call, Reduce, Table, Var, reduces
+from ...ir.expr import Axis, Call, Reduce, Table, Var, identity, reduces
 from ...ir.loops import Loop, Stage
-from ...ir.types import F32, F64, DType
+from ...ir.types import F32, F64
 from ..target import Target
 from .emit_expr import I32T, I64T, PTR, Frame
 from .emit_loops import Key, LoopEmitter
 from .linear import Lin
 from .scalar import emit_call
-
-
-def _identity(kind: str, d: DType) -> float | int | bool:
-    if kind in ("sum", "any"):
-        return 0
-    if kind in ("prod", "all"):
-        return 1
-    if d.is_float:
-        return float("-inf") if kind == "max" else float("inf")
-    if d.kind == "b":
-        return kind == "min"
-    low, high = (-(1 << (d.bits - 1)), (1 << (d.bits - 1)) - 1) if d.kind == "i" else (0, (1 << d.bits) - 1)
-    return low if kind == "max" else high
-
 
 _COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 
@@ -107,7 +93,7 @@ class ReductionEmitter(LoopEmitter):
         vector_sum = any(x.kind == "vector" for x in split)
         lanes = self.full if vector_sum else self.lanes
         for r, node in enumerate(nodes):
-            one = self.constant(_identity(node.kind, node.dtype), node.dtype)
+            one = self.constant(identity(node.kind, node.dtype), node.dtype)
             self.acc[(r, self._key(tile, split))] = self.splat(one, lanes) if lanes > 1 else one
 
     def _update(self, st: Stage, inner: tuple[Loop, ...], nodes: list[Reduce], tile: list[Loop], split: list[Loop]) -> None:
@@ -204,10 +190,10 @@ class ReductionEmitter(LoopEmitter):
     def _pad_lanes(self, v: ir.Value, node: Reduce, wide: int) -> ir.Value:
         """A tail of a vector reduction, its missing lanes filled with the identity."""
         if self.lanes == 1 and not isinstance(v.type, ir.VectorType):
-            fill = self.splat(self.constant(_identity(node.kind, node.dtype), node.dtype), wide)
+            fill = self.splat(self.constant(identity(node.kind, node.dtype), node.dtype), wide)
             return self.b.insert_element(fill, v, ir.Constant(I32T, 0))
         v = self._widen(v, self.lanes)
-        fill = self.splat(self.constant(_identity(node.kind, node.dtype), node.dtype), self.lanes)
+        fill = self.splat(self.constant(identity(node.kind, node.dtype), node.dtype), self.lanes)
         order = [ir.Constant(I32T, i if i < self.valid else self.lanes) for i in range(wide)]
         return self.b.shuffle_vector(v, fill, ir.Constant(ir.VectorType(I32T, wide), order))
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from ...errors import InputError, TilewrightError
 from ...ir.graph import Attrs, Graph
-from ...ir.types import TensorSpec, TensorType, dtype_of
+from ...ir.types import UNKNOWN_RANK, TensorSpec, TensorType, dtype_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,6 @@ class AnySpec:
 
 
 InputSpec = TensorSpec | SequenceSpec | OptionalSpec | AnySpec
-UNKNOWN_RANK = ("...",)  # the shape of a TensorSpec whose rank the model leaves open
 
 
 class NeedsValue(TilewrightError):

@@ -30,7 +30,7 @@ MAX_UNROLL = 4096             # copies of a body in straight-line code
 def check_legal(s: Scheduled) -> None:
     """Raises ScheduleError where `s` breaks one of the rules above."""
     computes = tuple(st.compute for st in s.stages)
-    _require(computes == s.program.computes, f"{s.program.name}: stages and computes differ")
+    require(computes == s.program.computes, f"{s.program.name}: stages and computes differ")
     for st in s.stages:
         try:
             _check_axes(st)
@@ -41,7 +41,8 @@ def check_legal(s: Scheduled) -> None:
     _check_sharing(s)
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raises ScheduleError unless `condition` holds."""
     if not condition:
         raise ScheduleError(message)
 
@@ -54,20 +55,20 @@ def _check_axes(st: Stage) -> None:
     todo = list(st.relations)
     while todo:
         ready = [r for r in todo if (r.parent in live if isinstance(r, Split) else r.outer in live and r.inner in live)]
-        _require(bool(ready), f"{_describe(todo[0])} works on axes that are not there (any more)")
+        require(bool(ready), f"{_describe(todo[0])} works on axes that are not there (any more)")
         for r in ready:
             _apply(r, live, split, parts)
             todo.remove(r)
     loops = [x.axis for x in st.loops]
-    _require(len(set(loops)) == len(loops), "a loop occurs twice")
-    _require(set(loops) == set(live), f"loops {_names(loops)} do not cover the axes {_names(live)}")
+    require(len(set(loops)) == len(loops), "a loop occurs twice")
+    require(set(loops) == set(live), f"loops {_names(loops)} do not cover the axes {_names(live)}")
     for x in st.loops:
-        _require(x.reduce == live[x.axis], f"loop {x.axis.name} is {'not ' if x.reduce else ''}a reduction")
+        require(x.reduce == live[x.axis], f"loop {x.axis.name} is {'not ' if x.reduce else ''}a reduction")
     order = {a: k for k, a in enumerate(loops)}
     for r in st.relations:
         if isinstance(r, Split):
-            _require(r.outer in order, f"outer loop {r.outer.name} of a split is split again: split {r.parent.name} by more first")
-            _require(order[r.outer] < min(_positions(r.inner, st, order)),
+            require(r.outer in order, f"outer loop {r.outer.name} of a split is split again: split {r.parent.name} by more first")
+            require(order[r.outer] < min(_positions(r.inner, st, order)),
                      f"inner loop {r.inner.name} stands before its outer loop {r.outer.name}")
 
 
@@ -87,14 +88,14 @@ def _apply(r: Relation, live: dict[Axis, bool], split: set[Axis], parts: set[Axi
     if isinstance(r, Split):
         reduce = live.pop(r.parent)
         n, f = r.parent.extent, r.inner.extent
-        _require(1 <= f <= max(n, 1), f"split of {r.parent.name} ({n}) by {f}: the factor must be in 1..{max(n, 1)}")
-        _require(r.outer.extent == -(-n // f), f"split of {r.parent.name} ({n}) by {f} has {-(-n // f)} blocks, not {r.outer.extent}")
-        _require(r.tail in ("peel", "balance"), f"unknown tail {r.tail!r}")
+        require(1 <= f <= max(n, 1), f"split of {r.parent.name} ({n}) by {f}: the factor must be in 1..{max(n, 1)}")
+        require(r.outer.extent == -(-n // f), f"split of {r.parent.name} ({n}) by {f} has {-(-n // f)} blocks, not {r.outer.extent}")
+        require(r.tail in ("peel", "balance"), f"unknown tail {r.tail!r}")
         live[r.outer] = live[r.inner] = reduce
         return
-    _require(live[r.outer] == live[r.inner], f"fuse of {r.outer.name} and {r.inner.name}: one is a reduction, the other is not")
-    _require(not {r.outer, r.inner} & parts, f"fuse of {r.outer.name} and {r.inner.name}: parts of a split cannot be fused")
-    _require(r.fused.extent == r.outer.extent * r.inner.extent, f"fused loop {r.fused.name} has the wrong extent")
+    require(live[r.outer] == live[r.inner], f"fuse of {r.outer.name} and {r.inner.name}: one is a reduction, the other is not")
+    require(not {r.outer, r.inner} & parts, f"fuse of {r.outer.name} and {r.inner.name}: parts of a split cannot be fused")
+    require(r.fused.extent == r.outer.extent * r.inner.extent, f"fused loop {r.fused.name} has the wrong extent")
     live[r.fused] = live.pop(r.outer)
     live.pop(r.inner)
 
@@ -105,35 +106,35 @@ def _check_kinds(st: Stage) -> None:
     for k, x in enumerate(st.loops):
         name = x.axis.name
         reducing |= x.reduce
-        _require(x.kind in ("serial", "parallel", "unroll", "vector"), f"loop {name}: unknown kind {x.kind!r}")
-        _require(x.kind != "parallel" or not x.reduce and (k == 0 or st.loops[k - 1].kind == "parallel"),
+        require(x.kind in ("serial", "parallel", "unroll", "vector"), f"loop {name}: unknown kind {x.kind!r}")
+        require(x.kind != "parallel" or not x.reduce and (k == 0 or st.loops[k - 1].kind == "parallel"),
                  f"loop {name}: only the outermost loops can be parallel, and no reduction")
-        _require(x.kind != "vector" or k == len(st.loops) - 1, f"vector loop {name} is not the innermost")
-        _require(x.reduce or not reducing or x.kind in ("unroll", "vector"),
+        require(x.kind != "vector" or k == len(st.loops) - 1, f"vector loop {name} is not the innermost")
+        require(x.reduce or not reducing or x.kind in ("unroll", "vector"),
                  f"{x.kind} loop {name} inside a reduction: unroll or vectorise it")
-        _require(not x.split_sum or x.reduce and x.kind in ("unroll", "vector"),
+        require(not x.split_sum or x.reduce and x.kind in ("unroll", "vector"),
                  f"loop {name}: only unrolled and vector reductions split the sum")
-        _require(not (x.reduce and x.kind == "vector") or x.split_sum,
+        require(not (x.reduce and x.kind == "vector") or x.split_sum,
                  f"vector reduction {name} needs an accumulator for each lane (rfactor)")
 
 
 def _check_tile(st: Stage) -> None:
     """Rules 2 and 7: sizes, and what a microkernel holds."""
     copies = math.prod(x.axis.extent for x in st.loops if x.kind == "unroll")
-    _require(copies <= MAX_UNROLL, f"{copies} copies of the body in straight-line code, at most {MAX_UNROLL}")
+    require(copies <= MAX_UNROLL, f"{copies} copies of the body in straight-line code, at most {MAX_UNROLL}")
     first = next((k for k, x in enumerate(st.loops) if x.reduce), None)
     if first is not None:
         tile = [x for x in st.loops[first:] if not x.reduce or x.split_sum]
         vectors = math.prod(x.axis.extent * max(4, st.compute.buffer.dtype.bytes) for x in tile if x.kind == "vector")
         total = max(64, vectors) * math.prod(x.axis.extent for x in tile if x.kind == "unroll")
-        _require(total <= MAX_TILE_BYTES, f"accumulators of {total} bytes do not fit registers (limit {MAX_TILE_BYTES}): "
+        require(total <= MAX_TILE_BYTES, f"accumulators of {total} bytes do not fit registers (limit {MAX_TILE_BYTES}): "
                                           f"split the loops {_names([x.axis for x in tile])}")
     if st.tensorize is not None:
         t = st.tensorize
-        _require(0 <= t < len(st.loops), f"microkernel at loop {t} of {len(st.loops)}")
-        _require(first is not None and t <= first, "a microkernel must hold all reduce loops")
+        require(0 <= t < len(st.loops), f"microkernel at loop {t} of {len(st.loops)}")
+        require(first is not None and t <= first, "a microkernel must hold all reduce loops")
         bad = [x.axis for x in st.loops[t:] if not x.reduce and x.kind not in ("unroll", "vector")]
-        _require(not bad, f"serial loops {_names(bad)} inside a microkernel")
+        require(not bad, f"serial loops {_names(bad)} inside a microkernel")
 
 
 def _check_sharing(s: Scheduled) -> None:
@@ -141,15 +142,15 @@ def _check_sharing(s: Scheduled) -> None:
     where = {st.compute.buffer.name: k for k, st in enumerate(s.stages)}
     for k, st in enumerate(s.stages):
         name = st.compute.buffer.name
-        _require(k > 0 or st.shared == 0, f"stage {name}: the first stage shares no loops")
+        require(k > 0 or st.shared == 0, f"stage {name}: the first stage shares no loops")
         if st.shared:
             before = s.stages[k - 1]
             same = st.shared <= min(len(st.loops), len(before.loops)) and st.loops[:st.shared] == before.loops[:st.shared]
-            _require(same, f"stage {name}: its first {st.shared} loops are not those of stage {before.compute.buffer.name}")
-            _require(all(not x.reduce and x.kind in ("serial", "parallel", "unroll") for x in st.loops[:st.shared]),
+            require(same, f"stage {name}: its first {st.shared} loops are not those of stage {before.compute.buffer.name}")
+            require(all(not x.reduce and x.kind in ("serial", "parallel", "unroll") for x in st.loops[:st.shared]),
                      f"stage {name}: reductions and vectors cannot be shared")
             for x in st.loops[:st.shared]:
-                _require(bound_axis(st, x.axis) is not None and bound_axis(st, x.axis) == bound_axis(before, x.axis),
+                require(bound_axis(st, x.axis) is not None and bound_axis(st, x.axis) == bound_axis(before, x.axis),
                          f"stage {name}: shared loop {x.axis.name} is derived differently in the two stages")
         for x in loads(st.compute.body):
             if (p := where.get(x.buffer.name)) is not None and (depth := min(s.stages[j].shared for j in range(p + 1, k + 1))):
@@ -171,7 +172,7 @@ def bound_axis(st: Stage, loop: Axis) -> tuple[tuple[Axis, ...], Relation | None
 def _check_read(producer: Stage, reader: str, depth: int, index: tuple[Expr, ...]) -> None:
     fixed = {a for x in producer.loops[:depth] if (b := bound_axis(producer, x.axis)) for a in b[0]}
     for e, a in zip(index, producer.compute.axes, strict=True):
-        _require(a not in fixed or linear(e) == linear(Var(a)),
+        require(a not in fixed or linear(e) == linear(Var(a)),
                  f"stage {reader}: reads {producer.compute.buffer.name} at other places of the shared axis {a.name}")
 
 

@@ -17,7 +17,7 @@ from ...errors import ScheduleError
 from ...ir.expr import Axis, Buffer, Expr, Load, Reduce, Var, reduces, rewrite, substitute
 from ...ir.loops import Fuse, Loop, Scheduled, Split, Stage, default_stages
 from ...ir.program import Compute, Program
-from .legality import check_legal
+from .legality import check_legal, require
 from .packing import pack_operand
 
 Json = str | int | list[str]
@@ -56,10 +56,10 @@ class Divide(Step):
     def apply(self, s: Scheduled) -> Scheduled:
         st, k = _find(s, self.stage, self.loop)
         old = st.loops[k]
-        _require(old.kind == "serial", f"{self}: loop is {old.kind} already")
-        _require(all(not isinstance(r, Split) or r.outer != old.axis for r in st.relations), f"{self}: outer loop of a split already")
-        _require(1 <= self.factor <= max(old.axis.extent, 1), f"{self}: the factor must be in 1..{old.axis.extent}")
-        _require(self.tail in ("peel", "balance"), f"{self}: tail is peel or balance")
+        require(old.kind == "serial", f"{self}: loop is {old.kind} already")
+        require(all(not isinstance(r, Split) or r.outer != old.axis for r in st.relations), f"{self}: outer loop of a split already")
+        require(1 <= self.factor <= max(old.axis.extent, 1), f"{self}: the factor must be in 1..{old.axis.extent}")
+        require(self.tail in ("peel", "balance"), f"{self}: tail is peel or balance")
         outer = Axis(f"{self.loop}.o", -(-old.axis.extent // self.factor))
         inner = Axis(f"{self.loop}.i", self.factor)
         loops = (*st.loops[:k], replace(old, axis=outer), replace(old, axis=inner), *st.loops[k + 1:])
@@ -79,7 +79,7 @@ class Reorder(Step):
 
     def apply(self, s: Scheduled) -> Scheduled:
         st = _stage(s, self.stage)
-        _require(len(set(self.order)) == len(self.order), f"{self}: a loop is named twice")
+        require(len(set(self.order)) == len(self.order), f"{self}: a loop is named twice")
         chosen = [st.loops[_find(s, self.stage, n)[1]] for n in self.order]
         rest = iter(chosen)
         return _put(s, replace(st, loops=tuple(next(rest) if x in chosen else x for x in st.loops)))
@@ -100,12 +100,12 @@ class Join(Step):
     def apply(self, s: Scheduled) -> Scheduled:
         st, k = _find(s, self.stage, self.outer)
         _, m = _find(s, self.stage, self.inner)
-        _require(m == k + 1, f"{self}: the loops are not neighbours, outer first")
+        require(m == k + 1, f"{self}: the loops are not neighbours, outer first")
         a, b = st.loops[k], st.loops[m]
         parts = {x for r in st.relations if isinstance(r, Split) for x in (r.outer, r.inner)}
-        _require(a.kind == b.kind == "serial", f"{self}: both loops must be serial")
-        _require(a.reduce == b.reduce, f"{self}: one is a reduction, the other is not")
-        _require(not {a.axis, b.axis} & parts, f"{self}: parts of a split cannot be fused")
+        require(a.kind == b.kind == "serial", f"{self}: both loops must be serial")
+        require(a.reduce == b.reduce, f"{self}: one is a reduction, the other is not")
+        require(not {a.axis, b.axis} & parts, f"{self}: parts of a split cannot be fused")
         fused = Axis(f"{self.outer}*{self.inner}", a.axis.extent * b.axis.extent)
         loops = (*st.loops[:k], replace(a, axis=fused), *st.loops[m + 1:])
         return _put(s, st.with_loops(loops, Fuse(a.axis, b.axis, fused)))
@@ -127,9 +127,9 @@ class ComputeAt(Step):
 
     def apply(self, s: Scheduled) -> Scheduled:
         k = s.stages.index(_stage(s, self.stage))
-        _require(k > 0, f"{self}: there is no stage before the first")
+        require(k > 0, f"{self}: there is no stage before the first")
         before, st = s.stages[k - 1], s.stages[k]
-        _require(0 <= self.depth <= min(len(before.loops), len(st.loops)), f"{self}: the stages do not have that many loops")
+        require(0 <= self.depth <= min(len(before.loops), len(st.loops)), f"{self}: the stages do not have that many loops")
         renamed: dict[Axis, Axis] = {}
         for x, y in zip(before.loops[:self.depth], st.loops[:self.depth], strict=True):
             renamed |= _matching(before, x.axis, st, y.axis, str(self))
@@ -152,8 +152,8 @@ class CacheWrite(Step):
         st = _stage(s, self.stage)
         c = st.compute
         nodes = reduces(c.body)
-        _require(len(nodes) == 1, f"{self}: the body has {len(nodes)} reductions, not one")
-        _require(not st.relations and st.shared == 0 and st.tensorize is None, f"{self}: must come before the stage's other steps")
+        require(len(nodes) == 1, f"{self}: the body has {len(nodes)} reductions, not one")
+        require(not st.relations and st.shared == 0 and st.tensorize is None, f"{self}: must come before the stage's other steps")
         k = s.stages.index(st)
         node = nodes[0]
         acc = Buffer(f"{c.buffer.name}.acc", node.dtype, c.buffer.shape)
@@ -180,7 +180,7 @@ class RFactor(Step):
 
     def apply(self, s: Scheduled) -> Scheduled:
         st, k = _find(s, self.stage, self.loop)
-        _require(st.loops[k].reduce, f"{self}: not a reduction")
+        require(st.loops[k].reduce, f"{self}: not a reduction")
         kind = "vector" if st.loops[k].kind == "vector" else "unroll"
         return _put(s, _with_loop(st, k, replace(st.loops[k], kind=kind, split_sum=True)))
 
@@ -198,7 +198,7 @@ class Parallel(Step):
 
     def apply(self, s: Scheduled) -> Scheduled:
         st, k = _find(s, self.stage, self.loop)
-        _require(all(x.kind == "parallel" for x in st.loops[:k]) and not st.loops[k].reduce,
+        require(all(x.kind == "parallel" for x in st.loops[:k]) and not st.loops[k].reduce,
                  f"{self}: only the outermost loops, and no reduction, can be parallel")
         out = _put(s, _with_loop(st, k, replace(st.loops[k], kind="parallel")))
         return _share_kinds(out)
@@ -217,7 +217,7 @@ class Vectorize(Step):
 
     def apply(self, s: Scheduled) -> Scheduled:
         st, k = _find(s, self.stage, self.loop)
-        _require(not any(x.kind == "vector" for x in st.loops), f"{self}: the stage has a vector loop already")
+        require(not any(x.kind == "vector" for x in st.loops), f"{self}: the stage has a vector loop already")
         x = st.loops[k]
         return _put(s, _with_loop(st, k, replace(x, kind="vector", split_sum=x.reduce)))
 
@@ -235,7 +235,7 @@ class Unroll(Step):
 
     def apply(self, s: Scheduled) -> Scheduled:
         st, k = _find(s, self.stage, self.loop)
-        _require(st.loops[k].kind == "serial", f"{self}: loop is {st.loops[k].kind} already")
+        require(st.loops[k].kind == "serial", f"{self}: loop is {st.loops[k].kind} already")
         return _share_kinds(_put(s, _with_loop(st, k, replace(st.loops[k], kind="unroll"))))
 
 
@@ -252,8 +252,8 @@ class PackLayout(Step):
     name: ClassVar[str] = "pack_layout"
 
     def apply(self, s: Scheduled) -> Scheduled:
-        _require(len(s.stages) == 1, f"{self}: only programs of one stage can pack an input")
-        _require(any(b.name == self.stage for b in s.program.inputs), f"{self}: there is no such input")
+        require(len(s.stages) == 1, f"{self}: only programs of one stage can pack an input")
+        require(any(b.name == self.stage for b in s.program.inputs), f"{self}: there is no such input")
         out = pack_operand(s, self.stage)
         if out is None:
             raise ScheduleError(f"{self}: its index is not a mixed-radix number of the loops")
@@ -273,7 +273,7 @@ class Tensorize(Step):
 
     def apply(self, s: Scheduled) -> Scheduled:
         st, k = _find(s, self.stage, self.loop)
-        _require(bool(st.compute.reduce_axes), f"{self}: no reduction to hold in registers")
+        require(bool(st.compute.reduce_axes), f"{self}: no reduction to hold in registers")
         return _put(s, replace(st, tensorize=k))
 
 
@@ -344,11 +344,6 @@ def _well_typed(step: Step) -> bool:
 
 
 # -- helpers -----------------------------------------------------------------------------------------------------------
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ScheduleError(message)
-
-
 def _stage(s: Scheduled, name: str) -> Stage:
     for st in s.stages:
         if st.compute.buffer.name == name:
@@ -401,15 +396,15 @@ def _matching(before: Stage, x: Axis, st: Stage, y: Axis, what: str) -> dict[Axi
     a, b = bound_axis(before, x), bound_axis(st, y)
     if a is None or b is None:
         raise ScheduleError(f"{what}: loops {x.name} and {y.name} cannot be shared")
-    _require(tuple(i.extent for i in a[0]) == tuple(i.extent for i in b[0]), f"{what}: loops {x.name} and {y.name} walk different extents")
+    require(tuple(i.extent for i in a[0]) == tuple(i.extent for i in b[0]), f"{what}: loops {x.name} and {y.name} walk different extents")
     ra, rb = a[1], b[1]
     out = dict(zip(b[0], a[0], strict=True))
     if isinstance(ra, Split) and isinstance(rb, Split):
-        _require((ra.inner.extent, ra.tail) == (rb.inner.extent, rb.tail), f"{what}: {x.name} and {y.name} are split differently")
+        require((ra.inner.extent, ra.tail) == (rb.inner.extent, rb.tail), f"{what}: {x.name} and {y.name} are split differently")
         return out | {rb.outer: ra.outer, rb.inner: ra.inner}
     if isinstance(ra, Fuse) and isinstance(rb, Fuse):
         return out | {rb.fused: ra.fused}
-    _require(ra is None and rb is None, f"{what}: loops {x.name} and {y.name} are derived differently")
+    require(ra is None and rb is None, f"{what}: loops {x.name} and {y.name} are derived differently")
     return out
 
 
