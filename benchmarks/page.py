@@ -9,6 +9,7 @@ from tilewright.bench.compare import OURS
 
 from .results import Results, SuiteResult, failures, losses, machine_rows, rows, scaling
 
+_LONGEST = 5.0  # times ours: longer bars are cut off
 _AXES = {"threads": "threads", "batch": "images in a batch", "sequence": "tokens"}
 
 
@@ -51,15 +52,17 @@ def _ratios(s: SuiteResult, engines: Sequence[str]) -> list[str]:
                     continue
                 spread = (t.low / base, t.high / base) if s.value == "median" else None
                 value = s.of(t) / base
-                if spread and spread[1] > 4 * value:  # one disturbed round should not squeeze the chart
-                    spread = (spread[0], 4 * value)
-                items.append(html.Bar(c.model if first else "", value, f"{s.text(s.of(t))}  ×{value:.2f}", engines.index(t.engine), spread))
+                cut = value > _LONGEST  # one engine that is far behind should not squeeze the chart, nor one disturbed round
+                if spread and (cut or spread[1] > _LONGEST):
+                    spread = None if cut else (spread[0], _LONGEST)
+                note = f"{s.text(s.of(t))}  ×{value:.2f}" + (" ▸" if cut else "")
+                items.append(html.Bar(c.model if first else "", min(value, _LONGEST), note, engines.index(t.engine), spread))
                 shown.add(t.engine)
                 first = False
         if items:
             what = {"median": "Time of a call", "ready": "Time until the first result", "memory": "Memory"}[s.value]
-            out += [f"<h3>{n} thread{'s' * (n > 1)}</h3>", f'<p class="dim">{what}, relative to {OURS}: longer is worse.</p>',
-                    html.key(engines), html.bars(items, mark=1.0)]
+            out += [f"<h3>{n} thread{'s' * (n > 1)}</h3>", f'<p class="dim">{what}, relative to {OURS}: longer is worse (▸: longer than drawn).</p>',
+                    html.key(engines, shown), html.bars(items, mark=1.0)]
     return out
 
 
@@ -100,10 +103,10 @@ def _rooflines(r: Results) -> list[str]:
         most = max((c.seconds for c in p.calls), default=0.0) or 1.0
         dots += [html.Dot(c.flops / c.bytes, c.gflops, f"{model}: {c.label or c.symbol}, {time_text(c.seconds)}, {c.gflops:.1f} GFLOP/s",
                           groups.index(suite), 2.5 + 6 * (c.seconds / most) ** 0.5) for c in p.calls if c.flops and c.bytes and c.seconds]
-    slow = sorted(((c.seconds * (1 - min(1.0, c.gflops / max(p.limit(c), 1e-9))), m, c, p) for (_, m), p in r.profiles.items()
-                   for c in p.calls if c.seconds), key=lambda x: -x[0])[:20]
-    table = [("model", "step", "time", "of its model", "GFLOP/s", "roof", "could save"),
-             *((m, c.label or c.symbol, time_text(c.seconds), f"{c.seconds / (p.seconds or 1):.1%}", f"{c.gflops:.1f}", f"{p.limit(c):.1f}",
+    slow = sorted(((c.seconds - max(c.flops / peak / 1e9, c.bytes / memory), m, c, p) for (_, m), p in r.profiles.items()
+                   for c in p.calls), key=lambda x: -x[0])[:20]
+    table = [("model", "step", "time", "of its model", "GFLOP/s", "GB/s", "could save"),
+             *((m, c.label or c.symbol, time_text(c.seconds), f"{c.seconds / (p.seconds or 1):.1%}", f"{c.gflops:.1f}", f"{c.bandwidth / 1e9:.1f}",
                 time_text(lost)) for lost, m, c, p in slow)]
     return ["<h2>Roofline</h2>", "<p>Each dot is a kernel on one thread; its area is its share of its model's time. "
             "The slope is main memory's: what lies in caches may stand above it.</p>", html.key(groups), html.roofline(peak, memory, dots),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 SERIES = 8
@@ -55,9 +55,10 @@ def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), wide: Sequ
     return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
 
 
-def key(names: Sequence[str]) -> str:
-    """The legend of series 0, 1, …"""
-    items = "".join(f'<span><i style="background:var(--s{k % SERIES})"></i>{text(n)}</span>' for k, n in enumerate(names))
+def key(names: Sequence[str], shown: Collection[str] | None = None) -> str:
+    """The legend of series 0, 1, …, or of those that are `shown`."""
+    items = "".join(f'<span><i style="background:var(--s{k % SERIES})"></i>{text(n)}</span>' for k, n in enumerate(names)
+                    if shown is None or n in shown)
     return f'<div class="key">{items}</div>'
 
 
@@ -97,9 +98,9 @@ def bars(items: Sequence[Bar], mark: float | None = None, width: int = 860, labe
         y += row
     line = ""
     if mark:
-        line = (f'<path class="grid" stroke-dasharray="4 3" d="M{x(mark):.1f} 14V{y:.0f}"/>'
+        line = (f'<path class="edge" stroke-dasharray="4 3" d="M{x(mark):.1f} 14V{y:.0f}"/>'
                 f'<text class="dim" x="{x(mark):.1f}" y="10" text-anchor="middle">{mark:g}</text>')
-    return f'<svg viewBox="0 0 {width} {y + 6:.0f}" width="{width}" role="img">{line}{"".join(out)}</svg>'
+    return f'<svg viewBox="0 0 {width} {y + 6:.0f}" width="{width}" role="img">{"".join(out)}{line}</svg>'
 
 
 @dataclass(frozen=True, slots=True)
