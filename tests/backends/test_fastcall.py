@@ -20,8 +20,10 @@ from tilewright.backends.arguments import Data
 from tilewright.backends.executable import Executable, Fixed, Runnable
 from tilewright.backends.instance import Instance
 from tilewright.backends.llvm import pycall
+from tilewright.backends.llvm.elf import combine
 from tilewright.backends.llvm.entry import emit_entry
 from tilewright.backends.llvm.jit import compile_ir
+from tilewright.backends.llvm.linker import shared_library
 from tilewright.backends.plan import HostCall, KernelCall, Plan, Slot
 from tilewright.backends.target import Target
 from tilewright.config import read
@@ -393,6 +395,12 @@ def test_numpy_without_the_known_interface(monkeypatch: pytest.MonkeyPatch) -> N
     assert fastcall._array_function()
     monkeypatch.setattr(np, "__version__", "x")
     assert fastcall._array_function() is None
+
+
+@pytest.mark.parametrize("name", ["x86-64", "aarch64"])
+def test_code_for_every_kind_of_machine(name: str) -> None:
+    image = combine([compile_ir(pycall.emit_pycall(), Target.parse(name))])
+    assert image.undefined() == () and shared_library(image, pycall.SYMBOLS, "calls.so")
 
 
 def test_config() -> None:
