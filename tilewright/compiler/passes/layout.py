@@ -196,7 +196,8 @@ class _Layouts:
         o, i, *kernel = w.type.shape
         if self.strict or kernel != [3, 3] or a.groups != 1 or a.strides != (1, 1) or a.dilations != (1, 1):
             return False
-        return i > WINOGRAD_CHANNELS and o > WINOGRAD_CHANNELS and out.shape[0] * tiles(out.shape[2]) * tiles(out.shape[3]) >= WINOGRAD_TILES
+        count = out.shape[0] * tiles(out.shape[2]) * tiles(out.shape[3])
+        return i > WINOGRAD_CHANNELS and o > WINOGRAD_CHANNELS and count >= WINOGRAD_TILES
 
     def _winograd(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, out: TensorType, b: GraphBuilder) -> Value:
         c, (_, o, h, wd) = self.c, out.shape

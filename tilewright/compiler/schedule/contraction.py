@@ -134,7 +134,8 @@ def _spare(roles: Roles, lanes: int, target: Target) -> int:
     own = 4 if target.arch == "aarch64" else 1 if target.has_fma else 2
     if target.has_masks or roles.vector.extent % lanes == 0:
         return own
-    return own + (2 if roles.vector.extent > lanes else target.vector_registers // 2 - own)  # nothing but the odd piece: LLVM takes it apart
+    # vectors that hold nothing but the odd piece are taken apart by LLVM
+    return own + (2 if roles.vector.extent > lanes else target.vector_registers // 2 - own)
 
 
 def _n_vectors(roles: Roles, lanes: int) -> int:
