@@ -28,6 +28,8 @@ def pack_operand(s: Scheduled, name: str) -> Scheduled | None:
     stage = s.stages[0]
     c = stage.compute
     uses = _loads_of(c, name)
+    if not uses:  # read under a guard that never holds, or not at all
+        return None
     buffer = uses[0].buffer
     if len({x.index for x in uses}) != 1 or uses[0].where is not None:
         return None
