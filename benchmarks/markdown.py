@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .results import Results, failures, losses, machine_rows, rows
+from .suites import suites
 
 _INTRO = """# Measurements
 
@@ -21,6 +22,8 @@ def results_md(r: Results) -> str:
     out += ["\n## In short\n", _table([("suite", "threads", "best peer / ours, geometric mean", "cases"),
             *((s.name, str(n), f"{m:.2f}" if (m := s.mean(n)) else "-", str(sum(c.threads == n for c in s.comparisons)))
               for s in r.suites for n in s.threads)])]
+    if left := [n for n in suites(1) if n not in {s.name for s in r.suites}]:
+        out.append(f"\nNot measured in this run: {', '.join(left)}.")
     behind = losses(r)
     out.append("\n## Where we lose\n")
     out.append(_table([("suite", "model", "threads", "best peer / ours", "ahead of us"),

@@ -61,7 +61,8 @@ def _ratios(s: SuiteResult, engines: Sequence[str]) -> list[str]:
                 first = False
         if items:
             what = {"median": "Time of a call", "ready": "Time until the first result", "memory": "Memory"}[s.value]
-            out += [f"<h3>{n} thread{'s' * (n > 1)}</h3>", f'<p class="dim">{what}, relative to {OURS}: longer is worse (▸: longer than drawn).</p>',
+            out += [f"<h3>{n} thread{'s' * (n > 1)}</h3>",
+                    f'<p class="dim">{what}, relative to {OURS}: longer is worse (▸: longer than drawn).</p>',
                     html.key(engines, shown), html.bars(items, mark=1.0)]
     return out
 
@@ -106,8 +107,8 @@ def _rooflines(r: Results) -> list[str]:
     slow = sorted(((c.seconds - max(c.flops / peak / 1e9, c.bytes / memory), m, c, p) for (_, m), p in r.profiles.items()
                    for c in p.calls), key=lambda x: -x[0])[:20]
     table = [("model", "step", "time", "of its model", "GFLOP/s", "GB/s", "could save"),
-             *((m, c.label or c.symbol, time_text(c.seconds), f"{c.seconds / (p.seconds or 1):.1%}", f"{c.gflops:.1f}", f"{c.bandwidth / 1e9:.1f}",
-                time_text(lost)) for lost, m, c, p in slow)]
+             *((m, c.label or c.symbol, time_text(c.seconds), f"{c.seconds / (p.seconds or 1):.1%}", f"{c.gflops:.1f}",
+                f"{c.bandwidth / 1e9:.1f}", time_text(lost)) for lost, m, c, p in slow)]
     return ["<h2>Roofline</h2>", "<p>Each dot is a kernel on one thread; its area is its share of its model's time. "
             "The slope is main memory's: what lies in caches may stand above it.</p>", html.key(groups), html.roofline(peak, memory, dots),
             "<h3>Where time can be won</h3>", '<p class="dim">Kernels that are farthest from their roof, by the time between.</p>',
