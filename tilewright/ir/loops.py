@@ -23,12 +23,16 @@ KINDS = ("serial", "parallel", "unroll", "vector")
 @dataclass(frozen=True, slots=True)
 class Loop:
     """One loop. `vector` runs all its iterations as lanes of vectors; `unroll` is straight-line code. For reductions,
-    an `unroll` or `vector` loop with `split_sum` has an accumulator for each iteration, joined after the loops."""
+    an `unroll` or `vector` loop with `split_sum` has an accumulator for each iteration, joined after the loops.
+
+    Threads divide the iterations of the `parallel` loops as one range, numbered as if the loops with the largest `major` were
+    outermost (by default: in the order of the nest). It says which data a thread keeps; the order of its own work stays."""
 
     axis: Axis
     kind: str = "serial"
     reduce: bool = False
     split_sum: bool = False
+    major: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from dataclasses import replace
 from llvmlite import ir
 
 from ...ir.expr import Var
-from ...ir.loops import Fuse, Scheduled, Stage
+from ...ir.loops import Fuse, Loop, Scheduled, Stage
 from ..target import Target
 from .emit_expr import I64T, PTR, Frame, vector_lanes
+from .emit_loops import Step
 from .linear import Lin
 from .local_memory import local_layout
 from .microkernel import MicrokernelEmitter
@@ -31,13 +32,24 @@ def emit_kernel(s: Scheduled, target: Target, symbol: str) -> str:
 def parallel_extent(s: Scheduled) -> int:
     """Iterations of the outermost parallel loops that all stages share, taken as one range; 1 where there are none.
     Ragged blocks count with their largest extent: some iterations at the ends of rows may be empty."""
-    return math.prod(_parallel_extents(s))
+    return math.prod(x.axis.extent for x in _parallel_loops(s))
 
 
-def _parallel_extents(s: Scheduled) -> tuple[int, ...]:
+def _parallel_loops(s: Scheduled) -> tuple[Loop, ...]:
     first = s.stages[0]
     depth = next((k for k, x in enumerate(first.loops) if x.kind != "parallel"), len(first.loops))
-    return tuple(x.axis.extent for x in first.loops[:min([depth, *(st.shared for st in s.stages[1:])])])
+    return first.loops[:min([depth, *(st.shared for st in s.stages[1:])])]
+
+
+def _parallel_steps(s: Scheduled) -> tuple[Step, ...]:
+    """How the number of an iteration follows from the parallel loops."""
+    loops = _parallel_loops(s)
+    sizes: dict[int, int] = {}
+    size = 1
+    for k in sorted(range(len(loops)), key=lambda k: (loops[k].major, -k)):  # the fastest first
+        sizes[k] = size
+        size *= loops[k].axis.extent
+    return tuple(Step(sizes[k], sum((loops[j].axis.extent - 1) * sizes[j] for j in range(k + 1, len(loops)))) for k in range(len(loops)))
 
 
 def workspace_bytes(s: Scheduled) -> int:
@@ -66,7 +78,7 @@ class _KernelEmitter(MicrokernelEmitter):
                 bases[name] = slot
             else:
                 bases[name] = builder.gep(workspace, [ir.Constant(I64T, at)], inbounds=True, source_etype=ir.IntType(8))
-        self.parallel = _parallel_extents(s)
+        self.parallel = _parallel_steps(s)
 
     def text(self) -> str:
         self._stages(_filled(self.s.stages), 0)
@@ -121,7 +133,7 @@ class _KernelEmitter(MicrokernelEmitter):
             if loop.kind == "vector":
                 self._vector_loop(loop.axis, count, body)
             elif k < len(self.parallel):
-                self._part(loop.axis, first, count, self.parallel[k + 1:], body)
+                self._part(loop.axis, first, count, self.parallel[k], body)
             elif loop.kind == "unroll" or count == 1:
                 tile, self.tile = self.tile, (loop.axis, count) if k + 2 == len(st.loops) and not first and count > 1 else self.tile
                 for i in range(first, first + count):

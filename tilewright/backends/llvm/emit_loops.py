@@ -1,8 +1,8 @@
 """Loops of a nest: counted loops with phis, peeled runs of ragged splits, vector loops with tails."""
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from llvmlite import ir
 
@@ -15,6 +15,15 @@ from .linear import LANE, Lin
 UNROLL_VECTORS = 4    # vectors a trip in long vector loops without reductions
 
 Key = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A parallel loop in the range that threads divide: `size` is the distance between its neighbouring iterations, `inside`
+    the largest number that the parallel loops inside it add up to."""
+
+    size: int
+    inside: int
 
 
 class LoopEmitter(ExprEmitter):
@@ -60,21 +69,20 @@ class LoopEmitter(ExprEmitter):
         self.offsets.clear()
         self.deps.clear()
 
-    def _part(self, axis: Axis, first: int, count: int, inside: tuple[int, ...], body: Callable[[], None]) -> None:
-        """The iterations of [first, first + count) that lie in the caller's [begin, end), which counts those of the
-        parallel loops inside as well: inner = product(inside) for each of this one:
+    def _part(self, axis: Axis, first: int, count: int, step: Step, body: Callable[[], None]) -> None:
+        """The iterations of [first, first + count) that have some in the caller's [begin, end), which counts those of all
+        parallel loops:
 
-            for i in [max(begin / inner, first), min(ceil(end / inner), first + count)):
-              body with [begin, end) = [max(begin - i * inner, 0), min(end - i * inner, inner))
+            for i in [max(ceil((begin - inside) / size), first), min(ceil(end / size), first + count)):
+              body with [begin, end) = [begin - i * size, end - i * size)
         """
-        begin, end, inner = self.begin, self.end, math.prod(inside)
-        lo, hi = (begin, end) if inner == 1 else (self._ratio(begin, inner, 0), self._ratio(end, inner, inner - 1))
-        lo, hi = self._max(lo, first), self._min(hi, first + count)
+        begin, end = self.begin, self.end
+        lo = self._max(self._ratio(self.b.sub(begin, ir.Constant(I64T, step.inside)), step.size), first)
+        hi = self._min(self._ratio(end, step.size), first + count)
 
         def run() -> None:
-            if inside:
-                passed = self.b.mul(self.lin_value(self.env[axis]), ir.Constant(I64T, inner))
-                self.begin, self.end = self._max(self.b.sub(begin, passed), 0), self._min(self.b.sub(end, passed), inner)
+            passed = self.b.mul(self.lin_value(self.env[axis]), ir.Constant(I64T, step.size))
+            self.begin, self.end = self.b.sub(begin, passed), self.b.sub(end, passed)
             body()
             self.begin, self.end = begin, end
         if count == 1:
@@ -87,9 +95,11 @@ class LoopEmitter(ExprEmitter):
             self._counted(axis, lo, hi, run, dynamic=True)
             self.ranges.bounds.pop(axis)
 
-    def _ratio(self, v: ir.Value, by: int, plus: int) -> ir.Value:
-        """(v + plus) / by of values that are not negative."""
-        return self.b.udiv(self.b.add(v, ir.Constant(I64T, plus)), ir.Constant(I64T, by))
+    def _ratio(self, v: ir.Value, by: int) -> ir.Value:
+        """ceil(max(v, 0) / by)."""
+        if by == 1:
+            return v
+        return self.b.udiv(self.b.add(self._max(v, 0), ir.Constant(I64T, by - 1)), ir.Constant(I64T, by))
 
     def _max(self, v: ir.Value, k: int) -> ir.Value:
         c = ir.Constant(I64T, k)

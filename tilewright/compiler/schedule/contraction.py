@@ -23,6 +23,7 @@ from .parallel import mark_parallel
 from .rows import access, lanes_of
 
 UNROLLED_FMAS = 64   # multiply-adds of straight-line code in a microkernel: hides loop overhead; 128 is no faster, and slow to compile
+REMOTE = 4            # cost of a byte that another thread wrote, in bytes of weights: threads keep their rows of activations
 TILE_OVERHEAD = 40.0  # cycles to enter and leave a microkernel
 
 
@@ -214,7 +215,8 @@ def _stage(c: Compute, r: Roles, t: Tile, lanes: int, target: Target) -> Stage:
             m_tile.insert(0, Loop(s.inner, "unroll"))
     k_loops = _k_loops(r, t, relations)
     outer = _order(r, n_outer, m_outer, target)
-    loops = (*map(Loop, outer), *k_loops, *m_tile, *tile)
+    kept = set(r.batch) | (set(m_outer) if REMOTE * _bytes(r.narrow, r) > _bytes(r.wide, r) else set())
+    loops = (*(Loop(a, major=int(a in kept)) for a in outer), *k_loops, *m_tile, *tile)
     return Stage(c, mark_parallel(loops, len(outer)), tuple(relations), 0, len(outer))
 
 
