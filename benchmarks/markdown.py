@@ -22,18 +22,29 @@ def results_md(r: Results) -> str:
     out += ["\n## In short\n", _table([("suite", "threads", "best peer / ours, geometric mean", "cases"),
             *((s.name, str(n), f"{m:.2f}" if (m := s.mean(n)) else "-", str(sum(c.threads == n for c in s.comparisons)))
               for s in r.suites for n in s.threads)])]
-    if left := [n for n in suites(1) if n not in {s.name for s in r.suites}]:
-        out.append(f"\nNot measured in this run: {', '.join(left)}.")
+    if left := _left_out(r):
+        out += ["\nNot measured in this run, so nothing is claimed about them:\n", *left]
     behind = losses(r)
     out.append("\n## Where we lose\n")
     out.append(_table([("suite", "model", "threads", "best peer / ours", "ahead of us"),
                        *((s.name, c.model, str(c.threads), f"{x:.2f}", p.engine if (p := c.best_peer(s.of)) else "")
-                         for s, c, x in behind)]) if behind else "Nowhere in this run.")
+                         for s, c, x in behind)]) if behind else "Nowhere among the cases of this run.")
     for s in r.suites:
         out += [f"\n## {s.name}\n", f"{s.about[0].upper()}{s.about[1:]}.\n", _table(rows(s, r.engines), right=1)]
     if failed := failures(r):
         out += ["\n## What did not run\n", _table([("engine", "why", "models"), *failed])]
     return "\n".join(out) + "\n"
+
+
+def _left_out(r: Results) -> list[str]:
+    """A line for each suite of which the run left out all or some models."""
+    done = {s.name: {c.model for c in s.comparisons} for s in r.suites}
+    out = []
+    for s in suites(1).values():
+        missing = [m for m in dict.fromkeys(c.model for c in s.cases) if m not in done.get(s.name, ())]
+        if missing:
+            out.append(f"- {s.name}: {', '.join(missing) if s.name in done else 'the whole suite'}")
+    return out
 
 
 def _table(lines: Sequence[Sequence[str]], right: int = 99) -> str:
