@@ -14,7 +14,21 @@ from functools import cache
 
 from .cache import ObjectCache
 from .llvm.jit import Job, Library, build, load
-from .llvm.team import HANDLE_BYTES, NEEDS, POOL_RUN, POOL_STOP, RUN, SPIN, STATE, STATE_BYTES, THREAD_BYTES, THREADS, emit_pool, supported
+from .llvm.team import (
+    HANDLE_BYTES,
+    NEEDS,
+    POOL_RUN,
+    POOL_STOP,
+    ROOMY,
+    RUN,
+    SPIN,
+    STATE,
+    STATE_BYTES,
+    THREAD_BYTES,
+    THREADS,
+    emit_pool,
+    supported,
+)
 from .target import Target
 
 SPINS = 2000            # looks at a word before a thread sleeps: 20 to 50 µs
@@ -37,8 +51,9 @@ def pool(threads: int) -> int:
     if _libc().madvise(state, size, _WIPE_ON_FORK):
         os.register_at_fork(after_in_child=lambda: ctypes.memset(state, 0, size))
     code = _code()
-    spins = SPINS if threads <= host.cores else _CROWDED_SPINS
-    for offset, value in ((RUN, code.address(POOL_RUN)), (STATE, state), (THREADS, threads), (SPIN, spins)):
+    roomy = threads <= host.cores
+    spins = SPINS if roomy else _CROWDED_SPINS
+    for offset, value in ((RUN, code.address(POOL_RUN)), (STATE, state), (THREADS, threads), (SPIN, spins), (ROOMY, roomy)):
         assert offset + 8 <= HANDLE_BYTES
         ctypes.c_int64.from_address(handle + offset).value = value
     atexit.register(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address(POOL_STOP)), handle)

@@ -7,7 +7,11 @@
       walk(P, 0);
       S->base += phases; S->busy = 0; return 1;
     }
-    worker(P): me = ++S->ids; for (e = 1;; e++) { wait(&S->epoch, e, &S->parked); if (S->stop) return; walk(P, me); }
+    worker(P): me = ++S->ids
+      for (e = 1;; e++) {
+        wait(&S->epoch, e, &S->parked); if (S->stop) return;
+        if (P->roomy && S->cpu == sched_getcpu()) leave it to the caller, who set S->cpu: forbid it for a moment
+        walk(P, me); }
     walk(P, me):                                                                 // one wake for the whole plan
       for p in phases: share(inputs, outputs, weights, arena, ctx, p, me, P->threads);  k = S->base + p + 1
         signal(&S->arrived[me], k, &S->sleepers)
@@ -28,15 +32,16 @@ from __future__ import annotations
 from ..target import Target
 
 POOL_RUN, POOL_STOP = "tw_pool_run", "tw_pool_stop"
-NEEDS = ("pthread_create", "pthread_join", "pthread_sigmask", "syscall")
+NEEDS = ("pthread_create", "pthread_join", "pthread_sigmask", "syscall", "sched_getcpu", "sched_getaffinity", "sched_setaffinity")
 HANDLE_BYTES, STATE_BYTES, THREAD_BYTES = 64, 768, 128  # of a pool, of its state without threads, of each thread in it
-RUN, STATE, THREADS, SPIN, STOPPED = 0, 8, 16, 24, 32   # byte offsets in the pool: what every process and its forks share
+RUN, STATE, THREADS, SPIN, STOPPED, ROOMY = 0, 8, 16, 24, 32, 40   # byte offsets in the pool: what every process and its forks share
 
 # byte offsets in the state: words that different threads write lie in lines (pairs of lines) of their own
 _BUSY, _EPOCH, _PARKED, _SLEEPERS, _JOB, _STARTED = 0, 128, 256, 384, 512, 640
 _JOB_FIELDS = ("share", "phases", "inputs", "outputs", "weights", "arena", "ctx")
 _BASE, _STOP = _JOB + 8 * len(_JOB_FIELDS), _JOB + 8 * len(_JOB_FIELDS) + 4
 _IDS, _CREATED = _STARTED + 4, _STARTED + 8
+_CPU = _JOB + 64  # where the caller runs
 _HANDLE = 64  # of the thread, in its part
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _WAIT, _WAKE = 128, 129  # FUTEX_WAIT and FUTEX_WAKE, private
@@ -63,6 +68,9 @@ _DECLARATIONS = """declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
 declare i32 @pthread_sigmask(i32, ptr, ptr)
 declare i64 @syscall(i64, ...)
+declare i32 @sched_getcpu()
+declare i32 @sched_getaffinity(i32, i64, ptr)
+declare i32 @sched_setaffinity(i32, i64, ptr)
 """
 
 
@@ -181,13 +189,27 @@ entry:
 {_at("epoch", "state", _EPOCH)}
 {_at("parked", "state", _PARKED)}
 {_at("stop_at", "state", _STOP)}
+{_at("roomy", "pool", ROOMY)}
+{_at("cpu_at", "state", _CPU)}
   br label %job
 job:
   %e = phi i32 [ 1, %entry ], [ %e1, %work ]
   call void @wait(ptr %epoch, i32 %e, ptr %parked, i64 %spin)
   %stop = load i32, ptr %stop_at
   %go = icmp eq i32 %stop, 0
-  br i1 %go, label %work, label %end
+  br i1 %go, label %place, label %end
+place:
+  %room = load i64, ptr %roomy
+  %alone = icmp eq i64 %room, 0
+  br i1 %alone, label %work, label %compare
+compare:
+  %taken = load i32, ptr %cpu_at
+  %here = call i32 @sched_getcpu()
+  %crowd = icmp eq i32 %taken, %here
+  br i1 %crowd, label %aside, label %work
+aside:
+  call void @step_aside(i32 %here)
+  br label %work
 work:
   call void @walk(ptr %pool, i64 %me)
   %e1 = add i32 %e, 1
@@ -195,6 +217,36 @@ work:
 end:
   ret ptr null
 }}
+
+define internal void @step_aside(i32 %cpu) nounwind {{
+entry:
+  %old = alloca [1024 x i8], align 8
+  %new = alloca [1024 x i8], align 8
+  call void @llvm.memset.p0.i64(ptr %old, i8 0, i64 1024, i1 false)
+  %r0 = call i32 @sched_getaffinity(i32 0, i64 1024, ptr %old)
+  %known = icmp eq i32 %r0, 0
+  %valid = icmp ult i32 %cpu, 8192
+  %able = and i1 %known, %valid
+  br i1 %able, label %move, label %end
+move:
+  call void @llvm.memcpy.p0.p0.i64(ptr %new, ptr %old, i64 1024, i1 false)
+  %byte = lshr i32 %cpu, 3
+  %bit = and i32 %cpu, 7
+  %index = zext i32 %byte to i64
+  %at = getelementptr i8, ptr %new, i64 %index
+  %now = load i8, ptr %at
+  %low = trunc i32 %bit to i8
+  %mask = shl i8 1, %low
+  %others = xor i8 %mask, -1
+  %kept = and i8 %now, %others
+  store i8 %kept, ptr %at
+  %r1 = call i32 @sched_setaffinity(i32 0, i64 1024, ptr %new)
+  %r2 = call i32 @sched_setaffinity(i32 0, i64 1024, ptr %old)
+  br label %end
+end:
+  ret void
+}}
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 define internal i32 @start(ptr %pool, ptr %state) nounwind {{
 entry:
@@ -267,6 +319,9 @@ known:
   br i1 %ready, label %go, label %leave
 go:
 {_store_job()}
+{_at("cpu_at", "state", _CPU)}
+  %cpu = call i32 @sched_getcpu()
+  store i32 %cpu, ptr %cpu_at
 {_at("epoch", "state", _EPOCH)}
 {_at("parked", "state", _PARKED)}
 {_at("base_at", "state", _BASE)}
