@@ -8,7 +8,7 @@ from pathlib import Path
 from . import html
 from .arguments import Spec
 from .instance import Instance
-from .plan import Call, KernelCall, Slot
+from .plan import Call, KernelCall, Plan, Slot
 from .profile import Profile, bytes_text, time_text
 from .target import Target
 
@@ -86,7 +86,15 @@ def _summary(i: Instance, number: int | None) -> list[str]:
     return [f"{title}compiled for ({shapes})",
             f"  calls    {kernels} kernels ({len(p.symbols)} distinct), {len(p.host_calls)} host functions",
             f"  memory   weights {bytes_text(sum(t.bytes for _, t in p.weights))} in {len(p.weights)} arrays, "
-            f"arena {bytes_text(p.arena_bytes)}, code {bytes_text(i.image.blobs['text'].size)}"]
+            f"arena {bytes_text(p.arena_bytes)}, code {bytes_text(i.image.blobs['text'].size)}",
+            f"  threads  {_threads(p)}"]
+
+
+def _threads(p: Plan) -> str:
+    if p.threads == 1:
+        return "1, the caller's"
+    divided = sum(isinstance(c, KernelCall) and c.team > 1 for c in p.calls)
+    return f"up to {p.threads}: {divided} of {len(p.calls)} calls are divided, the threads meet {len(p.phases)} times"
 
 
 def _rows(i: Instance) -> list[tuple[str, ...]]:
