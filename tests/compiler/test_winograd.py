@@ -1,4 +1,4 @@
-"""Winograd convolutions: right at every edge, within the error that docs/accuracy.md states, and off under strict."""
+"""Winograd convolutions: right at every edge, within the error that docs/accuracy.md states, and only where strict is off."""
 from __future__ import annotations
 
 import numpy as np

@@ -45,11 +45,11 @@ class Options:
     threads: int = 1
     precision: str = "f32"
     cache: bool = True
-    strict: bool = False
+    strict: bool = True
 
 
 def make_options(target: str | Target, threads: int | None, precision: str, schedules: object, cache: bool,
-                 strict: bool = False) -> Options:
+                 strict: bool = True) -> Options:
     """Checks what the user chose. Raises TargetError, InputError, UnsupportedError."""
     if precision != "f32":
         raise UnsupportedError(f"precision {precision!r} is not supported yet; expected 'f32'")
@@ -74,7 +74,7 @@ class Lowered:
     trace: pipeline.Trace
 
 
-def passes_for(target: Target, strict: bool = False) -> tuple[pipeline.Pass, ...]:
+def passes_for(target: Target, strict: bool = True) -> tuple[pipeline.Pass, ...]:
     """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd)."""
     return (*default_passes(), pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict)),
             pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
