@@ -206,7 +206,7 @@ class ReductionEmitter(LoopEmitter):
                 joined = [emit_call(self.b, _COMBINE[node.kind], list(parts[i:i + 2]), node.dtype, self.target)
                           for i in range(0, len(parts) - 1, 2)]
                 parts = joined + (parts[-1:] if len(parts) % 2 else [])
-            v = parts[0] if parts else self.constant(_identity(node.kind, node.dtype), node.dtype)  # none: a loop of no iterations
+            v = parts[0] if parts else self.constant(identity(node.kind, node.dtype), node.dtype)  # none: a loop of no iterations
             if any(x.kind == "vector" for x in split):
                 v = self._horizontal(node, v)
             self.leaf[id(node)] = v
