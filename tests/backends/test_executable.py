@@ -309,7 +309,7 @@ def test_bf16_and_torch() -> None:
     assert tensor(spec, a) is a
     np.testing.assert_array_equal(tensor(spec, [1.0, 2.0, 3.0]), a)
     if find_spec("torch"):
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
         np.testing.assert_array_equal(tensor(spec, torch.tensor([1, 2, 3], dtype=torch.bfloat16)), a)
         want = TensorSpec("x", (3,), F32)
         np.testing.assert_array_equal(tensor(want, torch.ones(3, requires_grad=True)), np.ones(3, np.float32))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +35,7 @@ class Modeller:
     def normal(self, *shape: int) -> str:
         return self.weight((self.rng.standard_normal(shape) * 0.5).astype("f4"))
 
-    def emit(self, op: str, ins: list[str], shape: Shape, **attrs: object) -> None:
+    def emit(self, op: str, ins: list[str], shape: Shape, **attrs: Any) -> None:
         self.nodes.append(helper.make_node(op, ins, [f"v{len(self.nodes)}"], **attrs))
         self.values.append((f"v{len(self.nodes) - 1}", shape))
 

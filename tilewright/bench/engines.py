@@ -83,7 +83,7 @@ def _onnxruntime(job: Job) -> Run:
 
 
 def _openvino(job: Job) -> Run:
-    import openvino as ov
+    import openvino as ov  # pyright: ignore[reportMissingImports]
     core = ov.Core()
     model = core.read_model(str(job.model))
     if any(p.partial_shape.is_dynamic for p in model.inputs):
@@ -96,7 +96,7 @@ def _openvino(job: Job) -> Run:
 
 def _torch(compiled: bool) -> Callable[[Job], Run]:
     def prepare(job: Job) -> Run:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         from .onnx_torch import module
         torch.set_num_threads(job.threads)

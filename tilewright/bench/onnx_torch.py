@@ -14,10 +14,10 @@ from typing import cast
 
 import numpy as np
 import onnx
-import torch
-import torch.nn.functional as F
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from onnx import helper, numpy_helper
-from torch import Tensor
+from torch import Tensor  # pyright: ignore[reportMissingImports]
 
 _SMALL = 64  # elements of what may be a shape, axes or a limit
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
 
 
-def load_torch(module: torch.nn.Module, inputs: Sequence[object] | None, dynamic: dict[str, object] | None = None) -> OnnxSource:
+def load_torch(module: torch.nn.Module, inputs: Sequence[object] | None,  # pyright: ignore[reportAttributeAccessIssue]
+               dynamic: dict[str, object] | None = None) -> OnnxSource:
     """Exports `module` for example `inputs` (tensors or arrays; positional arguments of forward) and loads the result.
 
     `dynamic`: torch's `dynamic_shapes`, for dimensions that may change from call to call. The module is exported in the
@@ -32,9 +33,10 @@ def load_torch(module: torch.nn.Module, inputs: Sequence[object] | None, dynamic
         raise UnsupportedError("exporting a torch module needs the package onnxscript: pip install 'tilewright[torch]'") from None
     args = tuple(x if isinstance(x, torch.Tensor) else torch.as_tensor(x) for x in inputs)  # type: ignore[arg-type]
     try:
-        with torch.no_grad(), _quiet():
-            program = torch.onnx.export(module, args, dynamo=True, dynamic_shapes=dynamic, verbose=False)
-    except torch.onnx.OnnxExporterError as e:
+        with torch.no_grad(), _quiet():  # pyright: ignore[reportAttributeAccessIssue]
+            export = torch.onnx.export  # pyright: ignore[reportAttributeAccessIssue]
+            program = export(module, args, dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    except torch.onnx.OnnxExporterError as e:  # pyright: ignore[reportAttributeAccessIssue]
         raise UnsupportedError(f"torch cannot export {type(module).__name__} to ONNX: {_root_cause(e)}") from e
     assert program is not None
     return load_onnx(program.model_proto)
