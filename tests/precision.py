@@ -157,6 +157,10 @@ def terms(n: Node) -> float:
         return float(max(sizes[1].size, 1))
     if n.op in ("cumsum", "cumprod", "softmax", "log_softmax", "layer_norm", "lrn"):
         return float(max(max(n.outputs[0].type.shape, default=1), 1) ** (2 if n.op == "layer_norm" else 1))
+    if n.op == "winograd_multiply":
+        return float(sizes[1].shape[-1])
+    if n.op.startswith("winograd"):
+        return 36.0  # a sum of six terms, each a sum of six
     if n.op == "grid_sample":
         return 16.0  # neighbours of a bicubic point
     return float(max(1.0, max((t.size for t in sizes), default=1) / out))

@@ -49,7 +49,7 @@ class Fuzzer:
         found = [v for v in self.pool if fits(v)]
         if not found:
             return None
-        return found[-1 - min(int(self.r.expovariate(0.5)), len(found) - 1)]  # often the newest: chains
+        return found[-1 - int(min(self.r.expovariate(0.5), len(found) - 1))]  # often the newest: chains
 
     def floats(self, rank: int = 0) -> Value | None:
         return self.pick(lambda v: v.type.dtype.is_float and v.type.rank >= rank)
