@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..ir.affine import Linear, address, linear
+from ..ir.affine import Linear, address, flat_address, linear
 from ..ir.expr import Axis, Var, loads, reduces
 from ..ir.program import Compute, Program
 from .lower import Kernel
@@ -102,10 +102,7 @@ def overwrites_safely(p: Program, i: int, j: int) -> bool:
 
 
 def _store(c: Compute) -> Linear:
-    out = Linear()
-    for a, s in zip(c.axes, c.buffer.strides, strict=True):
-        out = out + linear(Var(a)).scaled(s)
-    return out
+    return flat_address(tuple(map(Var, c.axes)), c.buffer.strides)
 
 
 def _along_rows(c: Compute, name: str, own: Compute) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .types import BOOL, F32, F64, I64, DType, contiguous_strides
+from .types import BOOL, F32, I64, DType, contiguous_strides
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +269,7 @@ def all_of(conds: list[Expr]) -> Expr | None:
 
 def accumulate_dtype(d: DType) -> DType:
     """The type sums over `d` are carried in: half floats in f32, everything else as it is."""
-    return F32 if d.is_float and d.bits < 32 else d if d is not F64 else F64
+    return F32 if d.is_float and d.bits < 32 else d
 
 
 def children(e: Expr) -> tuple[Expr, ...]:

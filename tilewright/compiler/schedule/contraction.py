@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...backends.target import Target
-from ...ir.affine import Linear, linear
-from ...ir.expr import Axis, Load, Var, axes_of, reduces
+from ...ir.affine import Div, Mod, linear
+from ...ir.expr import Axis, Load, axes_of, reduces
 from ...ir.kinds import product_loads
 from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
@@ -251,7 +251,6 @@ def _k_loops(r: Roles, t: Tile, relations: list[Relation]) -> list[Loop]:
 
 def _block(r: Roles) -> tuple[Axis, int] | None:
     """(axis, block) of a k axis that the narrow operand reads as k // block and k % block: channels in blocks."""
-    from ...ir.affine import Div, Mod
     for e in r.narrow.index:
         for atom, _ in linear(e).terms:
             if isinstance(atom, (Div, Mod)) and atom.arg.const == 0 and len(atom.arg.terms) == 1 and atom.arg.terms[0][1] == 1 \
@@ -283,14 +282,3 @@ def _order(r: Roles, n_outer: list[Axis], m_outer: list[Axis], target: Target) -
     else:
         order = [*r.batch, *n_outer, *m_outer]
     return [a for a in order if a.extent > 1] + [a for a in order if a.extent <= 1]
-
-
-def offset(x: Load) -> Linear:
-    """Element offset of a load as a linear form of its axes."""
-    total = Linear()
-    for e, s in zip(x.index, x.buffer.strides, strict=True):
-        total = total + linear(e).scaled(s)
-    return total
-
-
-__all__ = ["Roles", "Tile", "Var", "choose_tile", "find_roles", "schedule_contraction"]

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from ...backends.target import Target
-from ...ir.affine import Div, Linear, Mod, Opaque, linear
+from ...ir.affine import Div, Mod, Opaque, flat_address, linear
 from ...ir.expr import Axis, Expr, Load, Var, axes_of, loads, rewrite, substitute, walk
 from ...ir.expr import Reduce as ReduceExpr
 from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
@@ -88,9 +88,7 @@ class Access:
 def access(x: Load | Compute) -> Access:
     """Element strides of an access along each axis; None where not linear in it."""
     buffer, index = (x.buffer, x.index) if isinstance(x, Load) else (x.buffer, tuple(Var(a) for a in x.axes))
-    total = Linear()
-    for e, s in zip(index, buffer.strides, strict=True):
-        total = total + linear(e).scaled(s)
+    total = flat_address(index, buffer.strides)
     strides: dict[Axis, int | None] = {}
     for atom, k in total.terms:
         if isinstance(atom, Axis):
