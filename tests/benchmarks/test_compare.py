@@ -54,6 +54,7 @@ def test_an_engine_that_dies_is_an_error(add: Job) -> None:
     with Isolated("numpy", add) as engine:
         assert min(engine.burst(0.0)) > 0
         engine._process.kill()
+        engine._process.wait()  # only now does writing to it surely fail
         with pytest.raises(EngineError, match="signal 9"):
             engine.burst(0.0)
 

@@ -1,6 +1,7 @@
 """Starts engines in processes of their own, so that no two thread pools, allocators or caches of code share a measurement."""
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import subprocess
@@ -73,7 +74,8 @@ class Isolated:
         self._process.wait()
         for f in (self._process.stdin, self._process.stdout, self._errors):
             if f and not f.closed:
-                f.close()
+                with contextlib.suppress(BrokenPipeError):  # a request that the dead engine never took is flushed once more
+                    f.close()
         self._folder.cleanup()
 
     def __enter__(self) -> Isolated:
