@@ -5,21 +5,21 @@ other one scalar at a time and broadcast (`narrow`: activations). A tile of MR p
 registers while the reduction runs:
 
     for n-tiles, for m-tiles:  microkernel { for k: MR broadcasts, NR vector loads, MR*NR multiply-adds }
+
+Here the decisions are made, by closed-form estimates (`default_contraction`); contraction_nest.py makes loops of them.
 """
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ...backends.target import Target
-from ...ir.affine import Div, Mod, linear
-from ...ir.expr import Axis, Load, axes_of, reduces
-from ...ir.kinds import product_loads
-from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
+from ...errors import ScheduleError
+from ...ir.expr import Load, axes_of
+from ...ir.loops import Scheduled
 from ...ir.program import Compute, Program
-from .packing import pack_operand
-from .parallel import mark_parallel
+from .contraction_nest import Choice, Roles, Tile, all_roles, layout_block, operand_bytes, schedule_nest
 from .rows import access, lanes_of
 
 UNROLLED_FMAS = 64   # multiply-adds of straight-line code in a microkernel: hides loop overhead; 128 is no faster, and slow to compile
@@ -27,92 +27,41 @@ REMOTE = 4            # cost of a byte that another thread wrote, in bytes of we
 TILE_OVERHEAD = 40.0  # cycles to enter and leave a microkernel
 
 
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """What each axis of a contraction does. `vector` is the wide axis that becomes lanes."""
-
-    wide: Load
-    narrow: Load
-    vector: Axis
-    n: tuple[Axis, ...]      # other output axes of the wide operand alone
-    m: tuple[Axis, ...]      # output axes of the narrow operand alone
-    batch: tuple[Axis, ...]  # of both or of neither
-    k: tuple[Axis, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Points of the last two m axes and vectors of the n side that one microkernel holds."""
-
-    rows: int     # of the last but one m axis
-    columns: int  # of the last m axis
-    vectors: int
-
-
 def find_roles(c: Compute, packable: frozenset[str]) -> Roles | None:
-    """Roles of a contraction's axes, None if it has no axis that can be lanes of one operand alone."""
-    nodes = reduces(c.body)
-    if len(nodes) != 1 or nodes[0].kind != "sum" or not (pair := product_loads(nodes[0].body)):
-        return None
-    write = access(c)
-    for wide, narrow in (pair[::-1], pair):
-        wide_axes = set().union(*(axes_of(i) for i in wide.index)) if wide.index else set()
-        narrow_axes = set().union(*(axes_of(i) for i in narrow.index)) if narrow.index else set()
-        if not all(isinstance(x.index, tuple) for x in pair) or wide.where is not None:
-            continue
-        only = [a for a in c.axes if a in wide_axes and a not in narrow_axes]
-        can_pack = wide.buffer.name in packable
-        ok = [a for a in only if write.step(a) == 1 and a.extent > 1 and (can_pack or access(wide).step(a) == 1)]
-        if not ok:
-            continue
-        v = ok[-1]
-        return Roles(wide, narrow, v, tuple(a for a in only if a != v),
-                     tuple(a for a in c.axes if a in narrow_axes and a not in wide_axes),
-                     tuple(a for a in c.axes if (a in wide_axes) == (a in narrow_axes)), nodes[0].axes)
-    return None
+    """The usual roles of a contraction's axes, None if it has no axis that can be lanes of one operand alone."""
+    return next(iter(all_roles(c, packable)), None)
 
 
 def schedule_contraction(p: Program, target: Target, packable: frozenset[str], tile: Tile | None = None) -> Scheduled | None:
     """The schedule of a program that is one contraction with its epilogue; None where it does not fit the scheme. `tile`
     takes the place of the tile that would be chosen."""
+    found = default_contraction(p, target, packable, tile)
+    return None if found is None else found[1]
+
+
+def default_contraction(p: Program, target: Target, packable: frozenset[str], tile: Tile | None = None) -> tuple[Choice, Scheduled] | None:
+    """The decisions of the default schedule, with that schedule; None where the program is no contraction that fits the scheme."""
     c = p.computes[0]
-    roles = find_roles(c, packable)
-    if roles is None or len(p.computes) != 1:
+    r = find_roles(c, packable)
+    if r is None or len(p.computes) != 1:
         return None
-    lanes = lanes_of(c, target)
-    tile = tile or choose_tile(roles, lanes, target)
-    stage = _stage(c, roles, tile, lanes, target)
-    s = Scheduled(p, (stage,))
-    if roles.wide.buffer.name in packable:
-        packed = pack_operand(s, roles.wide.buffer.name)
-        if packed is not None:
-            return _with_prefetch(packed, roles, target)
-        if access(roles.wide).step(roles.vector) != 1:
-            return None
-    return s
+    d = _choose(r, tile or choose_tile(r, lanes_of(c, target), target), lanes_of(c, target), target)
+    for pack in (True, False):
+        try:
+            return replace(d, pack=pack), schedule_nest(p, target, packable, replace(d, pack=pack))
+        except ScheduleError:
+            continue
+    return None
 
 
-def _with_prefetch(s: Scheduled, r: Roles, target: Target) -> Scheduled:
-    """Operands from beyond the second-level cache. Large weights: their next panel is fetched while the present one is
-    multiplied with all tiles of the other operand. Large images under a window: the next row of every block of channels,
-    which lie far apart and which no hardware prefetcher follows."""
-    st = s.stages[0]
-    assert st.tensorize is not None
-    outer = [x.axis for x in st.loops[:st.tensorize] if x.axis.extent > 1]
-    fetch: list[tuple[str, str]] = []
-    if _size(r.wide) >= target.l2 // 8:
-        own = {r.vector, *r.n} | {q.outer for q in st.relations if isinstance(q, Split) and q.parent in (r.vector, *r.n)}
-        moving = [a for a in outer if a in own]
-        if moving:
-            fetch.append((next(b.name for b in s.program.inputs if b.name.endswith("_packed")), moving[-1].name))
-    rows = r.m[-2] if len(r.m) > 1 else None
-    if rows is not None and rows in outer and _size(r.narrow) > target.l2 and len([a for a in r.k if a.extent > 1]) > 2:
-        fetch.append((r.narrow.buffer.name, rows.name))
-    return replace(s, stages=(replace(st, prefetch=tuple(fetch)),))
-
-
-def _size(x: Load) -> int:
-    return math.prod(x.buffer.shape) * x.buffer.dtype.bytes
+def _choose(r: Roles, t: Tile, lanes: int, target: Target) -> Choice:
+    last, chunk = _innermost(r)
+    n_trips, m_trips = _trips(r, t, lanes)
+    return Choice(
+        roles=0, rows=t.rows, columns=t.columns, vectors=t.vectors, last=last, chunk=chunk, unroll=_unroll(t, min(chunk, r.k[last].extent)),
+        order=_order(r, n_trips, m_trips, target), n_block=0, m_block=0, outer="n", keep=REMOTE * _bytes(r.narrow, r) > _bytes(r.wide, r),
+        fetch_wide=operand_bytes(r.wide) >= target.l2 // 8,
+        fetch_narrow=operand_bytes(r.narrow) > target.l2 and len([a for a in r.k if a.extent > 1]) > 2, pack=True)
 
 
 # -- tile choice -----------------------------------------------------------------------------------------------------------
@@ -181,104 +130,53 @@ def _balanced(extent: int, size: int) -> list[tuple[int, int]]:
     return [(s, n) for s, n in ((base + 1, rem), (base, t - rem)) if n and s]
 
 
-# -- loops -----------------------------------------------------------------------------------------------------------------
-def _split(a: Axis, size: int, tail: str = "peel", mark: str = "") -> Split:
-    return Split(a, Axis(f"{a.name}{mark}.o", -(-a.extent // size)), Axis(f"{a.name}{mark}.i", min(size, a.extent)), tail)
+# -- other choices ---------------------------------------------------------------------------------------------------------
+def _innermost(r: Roles) -> tuple[int, int]:
+    """(position of the innermost reduction axis, its chunk): blocks of channels outermost, then the window, then the channels
+    of a block; a contiguous axis last."""
+    if block := layout_block(r):
+        at = r.k.index(block[0])
+        return at, max(1, min(block[1], block[0].extent))
+    contiguous = [k for k, a in enumerate(r.k) if access(r.narrow).step(a) == 1]
+    at = contiguous[-1] if contiguous else len(r.k) - 1
+    return at, max(1, r.k[at].extent)
 
 
-def _stage(c: Compute, r: Roles, t: Tile, lanes: int, target: Target) -> Stage:
-    relations: list[Relation] = []
-    n_outer: list[Axis] = list(r.n)
-    tile: list[Loop] = []
-    if r.vector.extent > lanes or not r.n:
-        if r.vector.extent > t.vectors * lanes:
-            s = _split(r.vector, t.vectors * lanes)
-            relations.append(s)
-            n_outer.append(s.outer)
-            tile.append(Loop(s.inner, "vector"))
-        else:
-            tile.append(Loop(r.vector, "vector"))
-    else:
-        tile.append(Loop(r.vector, "vector"))
-        if t.vectors > 1:
-            s = _split(r.n[-1], t.vectors)
-            relations.append(s)
-            n_outer[-1] = s.outer
-            tile.insert(0, Loop(s.inner, "unroll"))
-    m_outer: list[Axis] = list(r.m)
-    m_tile: list[Loop] = []
-    for at, size in ((-1, t.columns), (-2, t.rows)):
-        if len(r.m) >= -at and size > 1:
-            s = _split(r.m[at], size, "balance")
-            relations.append(s)
-            m_outer[at] = s.outer
-            m_tile.insert(0, Loop(s.inner, "unroll"))
-    k_loops = _k_loops(r, t, relations)
-    outer = _order(r, n_outer, m_outer, target)
-    kept = set(r.batch) | (set(m_outer) if REMOTE * _bytes(r.narrow, r) > _bytes(r.wide, r) else set())
-    loops = (*(Loop(a, major=int(a in kept)) for a in outer), *k_loops, *m_tile, *tile)
-    return Stage(c, mark_parallel(loops, len(outer)), tuple(relations), 0, len(outer))
-
-
-def _k_loops(r: Roles, t: Tile, relations: list[Relation]) -> list[Loop]:
-    """Reduction loops: blocks of channels outermost, then the window, then the channels of a block, partly unrolled."""
-    per_step = t.rows * t.columns * t.vectors
-    unroll = max(1, min(16, UNROLLED_FMAS // per_step))
-    block = _block(r)
-    head: list[Loop] = []
-    tail: list[Loop] = []
-    for a in r.k:
-        if block and a == block[0] and a.extent > block[1]:
-            s = _split(a, block[1])
-            relations.append(s)
-            head.insert(0, Loop(s.outer, reduce=True))
-            tail.append(Loop(s.inner, reduce=True))
-        elif block and a == block[0]:
-            tail.append(Loop(a, reduce=True))
-        else:
-            head.append(Loop(a, reduce=True))
-    loops = [*head, *tail]
-    last = loops[-1].axis
-    if last.extent <= unroll:
-        loops[-1] = Loop(last, "unroll", reduce=True)
-    elif unroll > 1:
-        even = [u for u in range(unroll, unroll // 2, -1) if last.extent % u == 0]
-        s = _split(last, even[0] if even else unroll, mark=".u")
-        relations.append(s)
-        loops[-1:] = [Loop(s.outer, reduce=True), Loop(s.inner, "unroll", reduce=True)]
-    return loops
-
-
-def _block(r: Roles) -> tuple[Axis, int] | None:
-    """(axis, block) of a k axis that the narrow operand reads as k // block and k % block: channels in blocks."""
-    for e in r.narrow.index:
-        for atom, _ in linear(e).terms:
-            if isinstance(atom, (Div, Mod)) and atom.arg.const == 0 and len(atom.arg.terms) == 1 and atom.arg.terms[0][1] == 1 \
-                    and isinstance(a := atom.arg.terms[0][0], Axis) and a in r.k:
-                return a, atom.by
-    contiguous = [a for a in r.k if access(r.narrow).step(a) == 1]
-    return (contiguous[-1], contiguous[-1].extent) if contiguous and len(r.k) > 1 else None
+def _unroll(t: Tile, extent: int) -> int:
+    """Steps of straight-line code: a divisor of the loop's extent where there is one near."""
+    unroll = max(1, min(16, UNROLLED_FMAS // (t.rows * t.columns * t.vectors)))
+    if extent <= unroll:
+        return max(extent, 1)
+    even = [u for u in range(unroll, unroll // 2, -1) if extent % u == 0]
+    return even[0] if even else unroll
 
 
 def _bytes(x: Load, r: Roles) -> int:
     """Bytes of an operand that one step of the batch axes reads."""
     used = set().union(*(axes_of(i) for i in x.index)) if x.index else set()
-    return _size(x) // max(1, math.prod(a.extent for a in r.batch if a in used))
+    return operand_bytes(x) // max(1, math.prod(a.extent for a in r.batch if a in used))
 
 
-def _order(r: Roles, n_outer: list[Axis], m_outer: list[Axis], target: Target) -> list[Axis]:
-    """Order of the outer loops: what does not fit the second-level cache is streamed once. Loops of one trip come last,
-    so that the first one is worth running in parallel."""
-    n_trips, m_trips = (math.prod(a.extent for a in x) for x in (n_outer, m_outer))
+def _trips(r: Roles, t: Tile, lanes: int) -> tuple[list[int], list[int]]:
+    """Trips of the loops over tiles: of the n side, of the m side."""
+    n, m = [a.extent for a in r.n], [a.extent for a in r.m]
+    if r.vector.extent > lanes or not r.n:
+        n.append(-(-r.vector.extent // (t.vectors * lanes)))
+    else:
+        n[-1] = -(-n[-1] // t.vectors)
+    for at, size in ((-1, t.columns), (-2, t.rows)):
+        if len(m) >= -at:
+            m[at] = -(-m[at] // size)
+    return n, m
+
+
+def _order(r: Roles, n: list[int], m: list[int], target: Target) -> str:
+    """Order of the loops over tiles: what does not fit the second-level cache is streamed once."""
     room = target.l2 // 2
     wide, narrow = _bytes(r.wide, r), _bytes(r.narrow, r)
-    n_first = wide + narrow * (n_trips if narrow > room else 1)
-    passes = m_trips // max(m_outer[-1].extent, 1) if len(m_outer) > 1 else m_trips
+    n_first = wide + narrow * (math.prod(n) if narrow > room else 1)
+    passes = math.prod(m[:-1]) if len(m) > 1 else math.prod(m)
     m_first = narrow + wide * (passes if wide > room else 1)
-    if m_first < n_first and len(m_outer) > 1:
-        order = [*r.batch, *m_outer[:-1], *n_outer, *m_outer[-1:]]
-    elif m_first < n_first:
-        order = [*r.batch, *m_outer, *n_outer]
-    else:
-        order = [*r.batch, *n_outer, *m_outer]
-    return [a for a in order if a.extent > 1] + [a for a in order if a.extent <= 1]
+    if m_first >= n_first:
+        return "n"
+    return "rows" if len(m) > 1 else "m"
