@@ -567,7 +567,8 @@ def _mangle(t: ir.Type) -> str:
 def vector_lanes(body: Expr, out: DType, target: Target) -> int:
     """Lanes of a stage's vectors: as many as the widest element type among its values allows. Index arithmetic, which
     stays scalar wherever it is linear, does not count."""
-    index = {id(n) for x in walk(body) if isinstance(x, Load) for i in x.index for n in walk(i) if not isinstance(n, Load)}
+    index = {id(n) for x in walk(body) if isinstance(x, (Load, Table)) for i in (x.index if isinstance(x, Load) else (x.index,))
+             for n in walk(i) if not isinstance(n, Load)}
     conds = {id(n) for x in walk(body) if isinstance(x, Load) and x.where is not None for n in walk(x.where)}
     widths = [max(n.dtype.bytes, 4 if n.dtype.is_float and n.dtype.bits < 32 and not isinstance(n, Load) else 1)
               for n in walk(body) if id(n) not in index and id(n) not in conds and not isinstance(n, (Const, Reduce))
