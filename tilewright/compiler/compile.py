@@ -28,13 +28,12 @@ from . import frontends
 from .build import Options, build_instance, make_options
 from .frontends.source import NeedsValue, Source, ValueType, type_of
 from .model import Specialiser, compile_segment
-from .schedule.source import ScheduleSource
 
 Inputs = Mapping[str, object] | Sequence[object]
 
 
 def compile(model: object, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
-            precision: str = "f32", schedules: ScheduleSource | None = None, cache: bool = True,
+            precision: str = "f32", schedules: str | os.PathLike[str] | None = None, cache: bool = True,
             strict: bool = True) -> Executable:
     """Compiles a model to native code.
 
@@ -43,7 +42,6 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
     target:    "native", or another processor (`Target.parse`) for export.
     threads:   how many threads may take part in a call, the caller's included (default: all cores available).
     precision: "f32": as the model says.
-    schedules: who chooses them (default: the heuristic). `tilewright.compile` takes the path of a tuning log as well.
     cache:     keep compiled objects on disk.
     strict:    sums as the model writes them. False allows Winograd's 3x3 convolutions: about twice as fast, ten times the
                rounding error, and an infinity or NaN reaches whole tiles (docs/accuracy.md).

@@ -18,6 +18,7 @@ from ..ir.expr import (
     Const,
     Expr,
     Load,
+    Rescue,
     Table,
     Var,
     loads,
@@ -89,7 +90,8 @@ def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int
     if key not in cache:
         program = _Lowering(group, inputs, literals, views).program("_".join(n.op for n in group.nodes)[:60])
         # transforms by constant tables are scheduled by their axes as the op wrote them (schedule/transforms.py)
-        cache[key] = program if any(isinstance(x, Table) for c in program.computes for x in walk(c.body)) else collapse_axes(program)
+        tabled = any(isinstance(x, (Rescue, Table)) for c in program.computes for x in walk(c.body))
+        cache[key] = program if tabled else collapse_axes(program)
     program = cache[key]
     names = {f"x{k}": v for k, v in enumerate(inputs)}
 

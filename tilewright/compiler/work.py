@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..ir.expr import COMPARISONS, PREDICATES, Buffer, Call, Expr, Load, Reduce, children
+from ..ir.expr import COMPARISONS, PREDICATES, Buffer, Call, Expr, Load, Reduce, Rescue, children
 from ..ir.program import Program
 
 _FREE = COMPARISONS | PREDICATES | {"select", "and", "or", "xor", "not"}  # decisions, as is usual, do not count as arithmetic
@@ -47,7 +47,7 @@ def _elements(b: Buffer) -> int:
 
 def _values(e: Expr, times: int) -> Iterator[tuple[Expr, int]]:
     """Every distinct node that is computed as a value, and how often: conditions of loads are left out, and so is the
-    arithmetic of their indices, but not the loads in it (indices that are data)."""
+    arithmetic of their indices, but not the loads in it (indices that are data), and the plain sums of rescues."""
     stack, seen = [(e, times, True)], set()
     while stack:
         node, n, value = stack.pop()
@@ -62,4 +62,4 @@ def _values(e: Expr, times: int) -> Iterator[tuple[Expr, int]]:
                 stack.append((node.other, n, value))
         else:
             inner = n * math.prod(a.extent for a in node.axes) if isinstance(node, Reduce) else n
-            stack += [(c, inner, value) for c in children(node)]
+            stack += [(c, inner, value) for c in ((node.value,) if isinstance(node, Rescue) else children(node))]

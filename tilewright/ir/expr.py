@@ -131,6 +131,22 @@ class Reduce(Expr):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Rescue(Expr):
+    """`value` where it is finite, else the sum of `body` over all points of `axes`, carried in the body's own type and then
+    converted. For fast algorithms that turn an infinity into NaN where the plain sum does not: `body` is that plain sum,
+    evaluated only where it is needed. The axes are the node's own and are no reduction of the compute; costs leave the body
+    out, schedules do not see it (`walk(e, rare=False)`)."""
+
+    value: Expr
+    axes: tuple[Axis, ...]
+    body: Expr
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.value.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Checked(Expr):
     """An index computed from data: `arg` counted from the end when negative, clamped into [0, extent), and the call
     fails with an InputError afterwards if any was outside [-extent, extent). Keeps memory safe whatever the data say."""
@@ -283,11 +299,13 @@ def children(e: Expr) -> tuple[Expr, ...]:
         return (e.arg,)  # type: ignore[attr-defined]
     if t is Table:
         return (e.index,)  # type: ignore[attr-defined]
+    if t is Rescue:
+        return (e.value, e.body)  # type: ignore[attr-defined]
     return (e.body,) if t is Reduce else ()  # type: ignore[attr-defined]
 
 
-def walk(e: Expr) -> Iterator[Expr]:
-    """Every distinct node of the DAG, children first."""
+def walk(e: Expr, rare: bool = True) -> Iterator[Expr]:
+    """Every distinct node of the DAG, children first. `rare`: the plain sums of `Rescue` nodes too."""
     seen: set[int] = set()
     stack: list[tuple[Expr, bool]] = [(e, False)]
     while stack:
@@ -296,7 +314,7 @@ def walk(e: Expr) -> Iterator[Expr]:
             yield node
         elif id(node) not in seen:
             seen.add(id(node))
-            inner = children(node)
+            inner = (node.value,) if not rare and type(node) is Rescue else children(node)
             if inner:
                 stack.append((node, True))
                 stack += [(c, False) for c in reversed(inner) if id(c) not in seen]
@@ -335,6 +353,8 @@ def with_children(e: Expr, new: tuple[Expr, ...]) -> Expr:
             return Table(values, new[0], dtype)
         case Reduce(kind, axes, _):
             return Reduce(kind, axes, new[0])
+        case Rescue(_, axes, _):
+            return Rescue(new[0], axes, new[1])
     raise AssertionError(f"{type(e).__name__} has no children")
 
 
@@ -343,8 +363,8 @@ def substitute(e: Expr, axes: dict[Axis, Expr]) -> Expr:
     return rewrite(e, lambda n: axes.get(n.axis) if isinstance(n, Var) else None)
 
 
-def loads(e: Expr) -> list[Load]:
-    return [n for n in walk(e) if isinstance(n, Load)]
+def loads(e: Expr, rare: bool = True) -> list[Load]:
+    return [n for n in walk(e, rare) if isinstance(n, Load)]
 
 
 def reduces(e: Expr) -> list[Reduce]:
@@ -352,5 +372,5 @@ def reduces(e: Expr) -> list[Reduce]:
 
 
 def axes_of(e: Expr) -> set[Axis]:
-    """All axes that occur, those bound by reductions included."""
+    """All axes that occur, those bound by reductions and rescues included."""
     return {n.axis for n in walk(e) if isinstance(n, Var)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 from operator import is_
 
 from .affine import simplify_index, simplify_node
-from .expr import Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children, rewrite
+from .expr import Call, Cast, Checked, Const, Expr, Load, Reduce, Rescue, Table, Var, children, rewrite
 
 
 class Interner:
@@ -56,6 +56,8 @@ class Interner:
                 own = (values, dtype)
             case Reduce(kind, axes, _):
                 own = (kind, axes)
+            case Rescue(_, axes, _):
+                own = (axes,)
             case _:
                 raise AssertionError(type(n))
         key = (type(n), own, *map(id, children(n)))

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from ..errors import InputError
-from .expr import Axis, Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children, identity
+from .expr import Axis, Call, Cast, Checked, Const, Expr, Load, Reduce, Rescue, Table, Var, children, identity, walk
 from .functions import FUNCTIONS
 from .graph import Graph
 from .op import OPS
@@ -71,7 +71,8 @@ def run_compute(c: Compute, env: Mapping[str, np.ndarray]) -> np.ndarray:
     out = np.empty(c.buffer.shape, c.buffer.dtype.numpy)
     if out.size == 0:
         return out
-    dims = {a: k for k, a in enumerate((*c.axes, *c.reduce_axes))}
+    rare = tuple(dict.fromkeys(a for n in walk(c.body) if isinstance(n, Rescue) for a in n.axes))
+    dims = {a: k for k, a in enumerate((*c.axes, *c.reduce_axes, *rare))}
     reduced = math.prod(a.extent for a in c.reduce_axes)
     with np.errstate(all="ignore"):
         for ranges in _blocks(c.axes, max(1, CHUNK_POINTS // max(reduced, 1))):
@@ -79,7 +80,7 @@ def run_compute(c: Compute, env: Mapping[str, np.ndarray]) -> np.ndarray:
             value = block.value(c.body)
             where = tuple(slice(*ranges[a]) for a in c.axes)
             shape = out[where].shape
-            out[where] = np.broadcast_to(value, shape + (1,) * len(c.reduce_axes)).reshape(shape)
+            out[where] = np.broadcast_to(value, shape + (1,) * (len(dims) - len(shape))).reshape(shape)
     return out
 
 
@@ -95,8 +96,8 @@ def _blocks(axes: tuple[Axis, ...], limit: int) -> Iterator[Ranges]:
 
 
 class _Block:
-    """Evaluates expressions over one box of iteration points. Every array has one dimension per axis (own axes, then
-    reduce axes), of length 1 where the expression does not depend on it."""
+    """Evaluates expressions over one box of iteration points. Every array has one dimension per axis (own axes, reduce axes,
+    then those of rescues), of length 1 where the expression does not depend on it."""
 
     def __init__(self, dims: dict[Axis, int], ranges: Ranges, env: Mapping[str, np.ndarray]):
         self.dims = dims
@@ -129,6 +130,8 @@ class _Block:
                 return np.asarray(values, dtype.numpy)[memo[id(index)]]
             case Reduce():
                 return self._reduce(n)
+            case Rescue(value, _, _):
+                return self._rescue(n, memo[id(value)])
         raise AssertionError(type(n))
 
     def _load(self, n: Load, memo: dict[int, np.ndarray]) -> np.ndarray:
@@ -184,12 +187,28 @@ class _Block:
         return total.astype(n.dtype.numpy, copy=False)
 
 
+    def _rescue(self, n: Rescue, value: np.ndarray) -> np.ndarray:
+        """`value`, with the plain sum in the box that holds all its values that are not finite."""
+        bad = ~np.isfinite(value)
+        if not bad.any():
+            return value
+        full = np.broadcast_shapes(bad.shape, tuple(hi - lo for lo, hi in (self.ranges.get(a, (0, 1)) for a in self.dims)))
+        value = np.broadcast_to(value, full).copy()  # the sum may differ where the value does not
+        bad = np.broadcast_to(bad, full)
+        box = [(int(i.min()), int(i.max()) + 1) for i in np.nonzero(bad)]
+        ranges = {a: (lo + box[self.dims[a]][0], lo + box[self.dims[a]][1]) for a, (lo, _) in self.ranges.items()}
+        plain = _Block(self.dims, ranges, self.env)._reduce(Reduce("sum", n.axes, n.body)).astype(value.dtype)
+        where = tuple(slice(*b) for b in box)
+        value[where] = np.where(bad[where], plain, value[where])
+        return value
+
+
 def _axis_at(axes: tuple[Axis, ...], dims: Mapping[Axis, int], k: int) -> Axis | None:
     return next((a for a in axes if dims[a] == k), None)
 
 
 def _outside_reductions(e: Expr) -> Iterator[Expr]:
-    """Children first, each node once; reductions evaluate their bodies themselves."""
+    """Children first, each node once; reductions and rescues evaluate their bodies themselves."""
     seen: set[int] = set()
     stack: list[tuple[Expr, bool]] = [(e, False)]
     while stack:
@@ -200,7 +219,7 @@ def _outside_reductions(e: Expr) -> Iterator[Expr]:
             seen.add(id(n))
             stack.append((n, True))
             if not isinstance(n, Reduce):
-                stack.extend((c, False) for c in children(n))
+                stack.extend((c, False) for c in ((n.value,) if isinstance(n, Rescue) else children(n)))
 
 
 def _apply(fn: str, args: list[np.ndarray], dtype: DType) -> np.ndarray:

@@ -133,9 +133,9 @@ def _axis(e: Expr) -> Axis | None:
 
 def cost(body: Expr) -> int:
     """Rough cost of one element in simple operations: an exp counts 16, a division 4, index arithmetic nothing."""
-    index = {id(n) for x in loads(body) for i in x.index for n in walk(i)}
+    index = {id(n) for x in loads(body, rare=False) for i in x.index for n in walk(i)}
     total = 0
-    for n in walk(body):
+    for n in walk(body, rare=False):
         if isinstance(n, Call) and id(n) not in index:
             total += 16 if n.fn in EXPENSIVE else 4 if n.fn in _MEDIUM else 1
         elif isinstance(n, Load) and any(isinstance(m, Load) for i in n.index for m in walk(i)):
@@ -181,7 +181,7 @@ def _describe(node: Node, types: tuple[TensorType | None, ...]) -> OpInfo:
     reads = accesses(computes, ins)
     k = kind(computes)
     body = computes[-1].body
-    info = OpInfo(k, reads, cost(body), len(loads(body)), k == "layout" and isinstance(body, Load) and body.where is None)
+    info = OpInfo(k, reads, cost(body), len(loads(body, rare=False)), k == "layout" and isinstance(body, Load) and body.where is None)
     if k == "reduce" and ins and ins[0] is not None and reads[0] is not None and reads[0].rows:
         rank = _row_rank(computes, ins[0])
         if rank is not None:

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .expr import Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children, loads, reduces, walk, wrap
+from .expr import Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Rescue, Table, Var, children, loads, reduces, walk, wrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,13 @@ def reduce(kind: str, extents: Sequence[int], body: Callable[..., Expr]) -> Redu
     return Reduce(kind, axes, body(*map(Var, axes)))
 
 
-INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "lt": "<", "le": "<=",
+def rescue(value: Expr, extents: Sequence[int], body: Callable[..., Expr]) -> Rescue:
+    """`rescue(y, (64,), lambda k: x[i, k] * w[k, j])`: y, or the plain sum where y is not finite; its axes are named z0, z1, …"""
+    axes = tuple(Axis(f"z{k}", n) for k, n in enumerate(extents))
+    return Rescue(value, axes, body(*map(Var, axes)))
+
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "lt": "<", "le": "<=",
           "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "&", "or": "|", "xor": "^"}
 
 
@@ -91,7 +97,7 @@ def expr_text(e: Expr, name: Callable[[str], str] = str) -> str:
             uses[id(c)] = uses.get(id(c), 0) + 1
     text: dict[int, str] = {}
     lets: list[str] = []
-    bound = {id(n) for r in reduces(e) for n in walk(r.body)}
+    bound = {id(n) for r in walk(e) if isinstance(r, (Reduce, Rescue)) for n in walk(r.body)}
     for n in walk(e):
         t = _node_text(n, text, name)
         if uses.get(id(n), 0) > 1 and children(n) and id(n) not in bound:
@@ -113,8 +119,8 @@ def _node_text(n: Expr, text: dict[int, str], name: Callable[[str], str]) -> str
             guard = f" if {t(where)} else {t(other)}" if where is not None and other is not None else ""
             body = f"{name(buffer.name)}[{','.join(map(t, index))}]{guard}"
             return f"({body})" if guard else body
-        case Call(fn, args, _) if fn in INFIX:
-            return f"({t(args[0])} {INFIX[fn]} {t(args[1])})"
+        case Call(fn, args, _) if fn in _INFIX:
+            return f"({t(args[0])} {_INFIX[fn]} {t(args[1])})"
         case Call(fn, args, _):
             return f"{fn}({', '.join(map(t, args))})"
         case Cast(arg, dtype):
@@ -125,6 +131,8 @@ def _node_text(n: Expr, text: dict[int, str], name: Callable[[str], str]) -> str
             return f"{dtype}{{{','.join(map(repr, values))}}}[{t(index)}]"
         case Reduce(kind, axes, body):
             return f"{kind}({', '.join(f'{name(a.name)}<{a.extent}' for a in axes)}: {t(body)})"
+        case Rescue(value, axes, body):
+            return f"rescue({t(value)}, sum({', '.join(f'{name(a.name)}<{a.extent}' for a in axes)}: {t(body)}))"
     raise AssertionError(type(n))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from llvmlite import ir
 
-from ...ir.expr import Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var, children, walk
+from ...ir.expr import Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Rescue, Table, Var, children, walk
 from ...ir.loops import Fuse, Split
 from ...ir.types import BOOL, I64, DType
 from ..target import Target
@@ -514,6 +514,8 @@ class ExprEmitter:
                 v = emit_cast(self.b, self.value(arg), arg.dtype, d, self.target)
             case Checked(arg, extent, _):
                 v = self._checked(self.value(arg), extent)
+            case Rescue():
+                v = self._rescue(e)
             case Load():
                 v = self.load(e)
             case _:
@@ -537,6 +539,9 @@ class ExprEmitter:
             one = self._table(values, self.b.extract_element(index, ir.Constant(I32T, lane)), d)
             out = self.b.insert_element(out, one, ir.Constant(I32T, lane))
         return out
+
+    def _rescue(self, e: Rescue) -> ir.Value:
+        raise NotImplementedError
 
     def _checked(self, v: ir.Value, extent: int) -> ir.Value:
         n, zero, last = (self.same_shape([v, ir.Constant(I64T, k)])[1] for k in (extent, 0, max(extent - 1, 0)))
@@ -566,16 +571,17 @@ def _mangle(t: ir.Type) -> str:
 
 def vector_lanes(body: Expr, out: DType, target: Target) -> int:
     """Lanes of a stage's vectors: as many as the widest element type among its values allows. Index arithmetic, which
-    stays scalar wherever it is linear, does not count."""
-    index = {id(n) for x in walk(body) if isinstance(x, (Load, Table)) for i in (x.index if isinstance(x, Load) else (x.index,))
+    stays scalar wherever it is linear, does not count, nor do the plain sums of rescues."""
+    usual = list(walk(body, rare=False))
+    index = {id(n) for x in usual if isinstance(x, (Load, Table)) for i in (x.index if isinstance(x, Load) else (x.index,))
              for n in walk(i) if not isinstance(n, Load)}
-    conds = {id(n) for x in walk(body) if isinstance(x, Load) and x.where is not None for n in walk(x.where)}
+    conds = {id(n) for x in usual if isinstance(x, Load) and x.where is not None for n in walk(x.where)}
     widths = [max(n.dtype.bytes, 4 if n.dtype.is_float and n.dtype.bits < 32 and not isinstance(n, Load) else 1)
-              for n in walk(body) if id(n) not in index and id(n) not in conds and not isinstance(n, (Const, Reduce))
+              for n in usual if id(n) not in index and id(n) not in conds and not isinstance(n, (Const, Reduce))
               and not (isinstance(n, Var) and n.dtype == I64 and not _is_value(n, body, index))]
     return max(1, target.vector_bytes // max([*widths, out.bytes]))
 
 
 def _is_value(v: Var, body: Expr, index: set[int]) -> bool:
     """Whether a loop variable is used as data, not only inside comparisons and indices."""
-    return any(v in children(n) and isinstance(n, Cast) for n in walk(body) if id(n) not in index)
+    return any(v in children(n) and isinstance(n, Cast) for n in walk(body, rare=False) if id(n) not in index)

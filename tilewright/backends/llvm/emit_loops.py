@@ -9,7 +9,8 @@ from llvmlite import ir
 from ...ir.expr import Axis
 from ...ir.loops import Split, Stage
 from ..target import Target
-from .emit_expr import I64T, Block, ExprEmitter, Frame
+from .emit_expr import I64T, Block, Frame
+from .emit_rescue import RescueEmitter
 from .linear import LANE, Lin
 
 UNROLL_VECTORS = 4    # vectors a trip in long vector loops without reductions
@@ -26,7 +27,7 @@ class Step:
     inside: int
 
 
-class LoopEmitter(ExprEmitter):
+class LoopEmitter(RescueEmitter):
     """`acc`: accumulators in flight, by (reduction, point of the tile); every counted loop carries them as phis.
     `begin`, `end`: the caller's part of the parallel loops' iterations. `full`: lanes of the present stage's vectors."""
 

@@ -9,12 +9,13 @@
 """
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
 
-from ...ir.expr import Axis, Call, Reduce, Table, Var, identity, reduces
+from ...ir.expr import Axis, Call, Reduce, Rescue, Table, Var, identity, reduces, walk
 from ...ir.loops import Loop, Stage
 from ...ir.types import F32, F64
 from ..target import Target
@@ -60,7 +61,32 @@ class ReductionEmitter(LoopEmitter):
         if all(self.ranges.extents.get(x.axis, x.axis.extent) for x in inner if x.reduce):
             self._update(st, inner, nodes, tile, split)
         sums, self.acc = self.acc, saved
-        self._points(st, tile, lambda: self._finish(st, nodes, tile, split, sums))
+        totals = self._rescued_tile(st, nodes, tile, split, sums)
+        self._points(st, tile, lambda: self._finish(st, nodes, tile, split, sums, totals))
+
+    def _rescued_tile(self, st: Stage, nodes: list[Reduce], tile: list[Loop], split: list[Loop],
+                      sums: dict[tuple[int, Key], ir.Value]) -> dict[tuple[int, Key], ir.Value]:
+        """Where the body rescues its sum: the rescued sums of all points, by (node, point), behind one test for the tile."""
+        found = [n for n in walk(st.compute.body, rare=False) if isinstance(n, Rescue) and n.value in nodes]
+        if not found or len(nodes) != 1:
+            return {}
+        (node, e), keys, values, lanes = (nodes[0], found[0]), [], [], []
+
+        def take() -> None:
+            keys.append((id(e), tuple(self.point[x.axis] for x in tile)))
+            values.append(self._total(0, node, tile, split, sums))
+            lanes.append((self.lanes, self.valid))
+        self._points(st, tile, take)
+        if len(set(lanes)) > 1:  # a ragged last vector: each value for itself
+            return {}
+
+        def places(call: Callable[[int], None]) -> None:
+            number = itertools.count()
+            self._points(st, tile, lambda: call(next(number)))
+        self.lanes, self.valid = lanes[0]
+        rescued = self.rescued(e, values, places)
+        self.lanes = self.valid = 1
+        return dict(zip(keys, rescued, strict=True))
 
     def _points(self, st: Stage, loops: list[Loop], visit: Callable[[], None]) -> None:
         """`visit` at every point of unrolled and vector loops, in order; `self.point` numbers it."""
@@ -197,20 +223,25 @@ class ReductionEmitter(LoopEmitter):
         order = [ir.Constant(I32T, i if i < self.valid else self.lanes) for i in range(wide)]
         return self.b.shuffle_vector(v, fill, ir.Constant(ir.VectorType(I32T, wide), order))
 
-    def _finish(self, st: Stage, nodes: list[Reduce], tile: list[Loop], split: list[Loop], sums: dict[tuple[int, Key], ir.Value]) -> None:
+    def _finish(self, st: Stage, nodes: list[Reduce], tile: list[Loop], split: list[Loop], sums: dict[tuple[int, Key], ir.Value],
+                totals: dict[tuple[int, Key], ir.Value]) -> None:
         here = tuple(self.point[x.axis] for x in tile)
-        self.leaf = {}
+        self.leaf = {e: v for (e, at), v in totals.items() if at == here}
         for r, node in enumerate(nodes):
-            parts = [v for (i, key), v in sums.items() if i == r and key[:len(here)] == here]
-            while len(parts) > 1:  # pairwise: shorter chains and smaller error than one by one
-                joined = [emit_call(self.b, _COMBINE[node.kind], list(parts[i:i + 2]), node.dtype, self.target)
-                          for i in range(0, len(parts) - 1, 2)]
-                parts = joined + (parts[-1:] if len(parts) % 2 else [])
-            v = parts[0] if parts else self.constant(identity(node.kind, node.dtype), node.dtype)  # none: a loop of no iterations
-            if any(x.kind == "vector" for x in split):
-                v = self._horizontal(node, v)
-            self.leaf[id(node)] = v
+            if not totals:
+                self.leaf[id(node)] = self._total(r, node, tile, split, sums)
         self.store(st.compute.buffer, tuple(Var(a) for a in st.compute.axes), self.value(st.compute.body))
+
+    def _total(self, r: int, node: Reduce, tile: list[Loop], split: list[Loop], sums: dict[tuple[int, Key], ir.Value]) -> ir.Value:
+        """The r-th reduction at the point where the tile's loops stand: its partial sums joined."""
+        here = tuple(self.point[x.axis] for x in tile)
+        parts = [v for (i, key), v in sums.items() if i == r and key[:len(here)] == here]
+        while len(parts) > 1:  # pairwise: shorter chains and smaller error than one by one
+            joined = [emit_call(self.b, _COMBINE[node.kind], list(parts[i:i + 2]), node.dtype, self.target)
+                      for i in range(0, len(parts) - 1, 2)]
+            parts = joined + (parts[-1:] if len(parts) % 2 else [])
+        v = parts[0] if parts else self.constant(identity(node.kind, node.dtype), node.dtype)  # none: a loop of no iterations
+        return self._horizontal(node, v) if any(x.kind == "vector" for x in split) else v
 
     def _horizontal(self, node: Reduce, v: ir.Value) -> ir.Value:
         """All lanes of `v` combined by halving."""

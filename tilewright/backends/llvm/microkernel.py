@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from llvmlite import ir
 
-from ...ir.expr import Axis, Buffer, Expr, Load, Var, children, loads, walk
+from ...ir.expr import Axis, Buffer, Expr, Load, Rescue, Var, children, loads, walk
 from ...ir.loops import Split, Stage
 from ...ir.program import Compute
 from ..target import Target
@@ -126,7 +126,7 @@ class MicrokernelEmitter(ReductionEmitter):
     def _sites(self, st: Stage, k: int) -> tuple[dict[int, ir.Value], dict[int, bool]] | None:
         """Pointer of each load (by id) and of the store (key 0), outer loops included; None if not possible."""
         c = st.compute
-        if _loop_values(c):
+        if _loop_values(c) or any(isinstance(n, Rescue) for n in walk(c.body)):
             return None
         inner = [x.axis for x in st.loops[k:]]
         symbolic = {a: Lin(0, ((a, 1),)) for a in inner}

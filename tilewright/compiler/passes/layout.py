@@ -211,7 +211,7 @@ class _Layouts:
             bias = None if bias is None else b.op("pad", bias, before=(0,), after=(rows - o,))
         b2 = None if bias is None else b.op("reshape", bias, shape=(rows // c, c))
         m = b.op("winograd_multiply", b.op("winograd_input", x), b.op("winograd_weights", w))
-        return b.op("winograd_output", m, b2, height=h, width=wd)
+        return b.op("winograd_output", m, x, w, b2, height=h, width=wd)
 
     def _grouped(self, w: Value, bias: Value | None, g: int, rows: int, b: GraphBuilder) -> tuple[Value, Value | None]:
         """w as [G, rows, I, kh, kw] and bias as [G, rows], both padded with zeros to `rows` output channels."""

@@ -118,7 +118,7 @@ def _choose(c: Compute, depth: int, target: Target) -> RowChoice:
 
 def _data_loads(c: Compute) -> list[Load]:
     inside = {id(n) for x in loads(c.body) for i in x.index for n in walk(i)}
-    return [x for x in loads(c.body) if id(x) not in inside]
+    return [x for x in loads(c.body, rare=False) if id(x) not in inside]
 
 
 def _transposing(own: list[Axis], reads: list[Access], write: Access, lanes: int) -> tuple[Axis, Axis, int] | None:

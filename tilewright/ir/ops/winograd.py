@@ -8,7 +8,12 @@ A 3x3 convolution of stride 1 becomes, for each tile of 4x4 results, 36 products
     y = A' M A      4x4 results of each tile       winograd_output     [N, O/c, H, W, c]
 
 T counts the tiles of all images, rows first. The transforms add error: up to about 3e-5 of the largest result in f32,
-against 3e-6 of a direct sum (measured in tests/ir/test_winograd.py).
+against 3e-6 of a direct sum (measured in tests/compiler/test_winograd.py).
+
+The transforms mix the 36 inputs of a tile, so an infinity among them would make NaN of results that do not read it, and
+of some that are infinite. So winograd_output reads the image and the weights as well, and computes each result that is
+not finite again as the direct sum. No other result needs it: y depends on every input it reads through some product that
+an infinity or NaN there makes infinite or NaN, and nothing that is added to one of these makes it finite again.
 """
 from __future__ import annotations
 
@@ -17,11 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..expr import Buffer, Expr, Table
+from ..expr import Buffer, Expr, Table, cast
 from ..graph import Attrs
-from ..op import Op, Sample, register
-from ..program import Compute, compute, reduce
-from ..types import F32, TensorType
+from ..op import OPS, Op, Sample, register
+from ..program import Compute, compute, reduce, rescue
+from ..types import F32, F64, TensorType
 
 TILE, SPAN = 4, 6  # results and inputs of a tile, each way
 B_T = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
@@ -150,42 +155,78 @@ class ImageAttrs(Attrs):
 
 @register
 class WinogradOutput(Op):
-    """m [36, B, N * tiles, c], bias [B, c] or absent -> [N, B, height, width, c]."""
+    """m [36, B, N * tiles, c], the image x [N, I/c, >= height + 2, >= width + 2, c] that m was made of, its weights
+    w [B * c, I, 3, 3], bias [B, c] or absent -> [N, B, height, width, c].
+
+    Results that are not finite are computed again from x and w as direct sums, carried in f64 (see the head of this file)."""
 
     name = "winograd_output"
     Attrs = ImageAttrs
 
-    def infer(self, attrs: ImageAttrs, m: TensorType, bias: TensorType | None = None) -> tuple[TensorType, ...]:
+    def infer(self, attrs: ImageAttrs, m: TensorType, x: TensorType, w: TensorType,
+              bias: TensorType | None = None) -> tuple[TensorType, ...]:
         per_image = tiles(attrs.height) * tiles(attrs.width)
-        if m.shape[2] % per_image or (bias is not None and bias.shape != (m.shape[1], m.shape[3])):
+        _, blocks, count, c = m.shape
+        if count % per_image or (bias is not None and bias.shape != (blocks, c)):
             raise self.fail(f"{m} and bias {bias} do not fit {attrs}")
-        return (TensorType(m.dtype, (m.shape[2] // per_image, m.shape[1], attrs.height, attrs.width, m.shape[3])),)
+        images = count // per_image
+        if x.rank != 5 or x.shape[0] != images or x.shape[2] < attrs.height + 2 or x.shape[3] < attrs.width + 2:
+            raise self.fail(f"image {x} does not fit {m} and {attrs}")
+        if w.rank != 4 or w.shape[0] != blocks * c or w.shape[2:] != (3, 3) or -(-w.shape[1] // x.shape[4]) != x.shape[1]:
+            raise self.fail(f"weight {w} does not fit {m} and image {x}")
+        return (TensorType(m.dtype, (images, blocks, attrs.height, attrs.width, c)),)
 
-    def reference(self, attrs: ImageAttrs, m: np.ndarray, bias: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+    def reference(self, attrs: ImageAttrs, m: np.ndarray, x: np.ndarray, w: np.ndarray,
+                  bias: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         _, b, t, c = m.shape
         th, tw = tiles(attrs.height), tiles(attrs.width)
         grid = m.reshape(SPAN, SPAN, b, t // (th * tw), th, tw, c)
         a_t = np.array(A_T, m.dtype)
         y = np.einsum("pi,ijbnhwc,qj->nbhpwqc", a_t, grid, a_t, optimize=True)
-        y = y.reshape(y.shape[0], b, th * TILE, tw * TILE, c)[:, :, :attrs.height, :attrs.width]
-        return (np.ascontiguousarray(y if bias is None else y + bias[None, :, None, None, :]),)
+        y = np.ascontiguousarray(y.reshape(y.shape[0], b, th * TILE, tw * TILE, c)[:, :, :attrs.height, :attrs.width])
+        _plain_sums(y, x, w)
+        return (y if bias is None else y + bias[None, :, None, None, :],)
 
-    def compute(self, attrs: ImageAttrs, outs: tuple[TensorType, ...], m: Buffer, bias: Buffer | None = None) -> tuple[Compute, ...]:
+    def compute(self, attrs: ImageAttrs, outs: tuple[TensorType, ...], m: Buffer, x: Buffer, w: Buffer,
+                bias: Buffer | None = None) -> tuple[Compute, ...]:
         n, blocks, height, width, c = outs[0].shape
-        th, tw = tiles(height), tiles(width)
+        th, tw, per_block = tiles(height), tiles(width), x.shape[4]
 
         def columns(image: Expr, b: Expr, h: Expr, w: Expr, i: Expr, q: Expr, lane: Expr) -> Expr:
             return reduce("sum", (SPAN,), lambda j: _table(A_T, q, j) * m[i * SPAN + j, b, (image * th + h) * tw + w, lane])
         half = compute("half", m.dtype, (n, blocks, th, tw, SPAN, TILE, c), columns)
 
-        def body(image: Expr, b: Expr, h: Expr, w: Expr, lane: Expr) -> Expr:
-            y: Expr = reduce("sum", (SPAN,), lambda i: _table(A_T, h % TILE, i)
-                             * half.buffer[image, b, h // TILE, w // TILE, i, w % TILE, lane])
+        def body(image: Expr, b: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
+            fast = reduce("sum", (SPAN,), lambda i: _table(A_T, row % TILE, i)
+                          * half.buffer[image, b, row // TILE, column // TILE, i, column % TILE, lane])
+            y: Expr = rescue(fast, w.shape[1:], lambda k, r, s: cast(x[image, k // per_block, row + r, column + s, k % per_block], F64)
+                             * cast(w[b * c + lane, k, r, s], F64))
             return y if bias is None else y + bias[b, lane]
         return (half, compute("out0", m.dtype, outs[0].shape, body))
 
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
-        tiled, bias = rng.standard_normal((36, 2, 2 * 2 * 3, 4)).astype("f4"), rng.standard_normal((2, 4)).astype("f4")
-        yield Sample((tiled, bias), ImageAttrs(7, 10), 1e-5)
-        yield Sample((rng.standard_normal((36, 1, 4, 16)).astype("f4"), None), ImageAttrs(8, 8), 1e-5)
+
+        def draw(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape).astype("f4")
+        yield Sample((draw(36, 2, 2 * 2 * 3, 4), draw(2, 2, 10, 14, 4), draw(8, 6, 3, 3), draw(2, 4)), ImageAttrs(7, 10), 1e-5)
+        yield Sample((draw(36, 1, 4, 16), draw(1, 1, 10, 10, 16), draw(16, 16, 3, 3), None), ImageAttrs(8, 8), 1e-5)
+        x, w = draw(2, 2, 10, 14, 4), draw(8, 6, 3, 3)
+        x[0, 1, 4, 5, 1], x[1, 0, 0, 13, 0], x[1, 1, 8, 0, 3] = np.inf, np.nan, np.inf  # the last is no channel of w
+        w[5, 2, 1, 1] = 0
+        with np.errstate(all="ignore"):
+            v, u = (OPS[name].reference(Attrs(), a)[0] for name, a in (("winograd_input", x), ("winograd_weights", w)))
+            m = OPS["winograd_multiply"].reference(Attrs(), v, u)[0]
+        yield Sample((m, x, w, draw(2, 4)), ImageAttrs(7, 10), 1e-4)
+
+
+def _plain_sums(y: np.ndarray, x: np.ndarray, w: np.ndarray) -> None:
+    """Replaces what is not finite in y [N, B, H, W, c] by the direct sum over x [N, I/c, H + 2, W + 2, c] and w [B * c, I, 3, 3]."""
+    bad = np.argwhere(~np.isfinite(y).all(axis=(1, 4)))
+    c = y.shape[4]
+    for image, row, column in bad:
+        window = x[image, :, row:row + 3, column:column + 3].astype(np.float64)  # [I/c, 3, 3, c]
+        window = np.moveaxis(window, 3, 1).reshape(-1, 3, 3)[:w.shape[1]]
+        at = y[image, :, row, column]
+        for b, lane in np.argwhere(~np.isfinite(at)):
+            at[b, lane] = np.sum(window * w[b * c + lane].astype(np.float64))
