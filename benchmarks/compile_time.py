@@ -30,7 +30,7 @@ PHASES = {  # phase -> the functions whose time it is, less that of other phases
     "passes": ("tilewright.compiler.pipeline:run", "tilewright.compiler.build:split_preparation"),
     "fuse": ("tilewright.compiler.build:fuse", "tilewright.compiler.build:plan_views"),
     "lower": ("tilewright.compiler.build:lower",),
-    "schedule": ("tilewright.compiler.build:_schedule",),
+    "schedule": ("tilewright.compiler.schedule.source:default_schedule",),
     "emit": ("tilewright.compiler.build:emit_kernel", "tilewright.compiler.build:emit_entry"),
     "code": ("tilewright.compiler.build:build", "tilewright.backends.instance:load_image"),
     "weights": ("tilewright.backends.instance:Preparation.evaluate",),

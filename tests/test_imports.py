@@ -12,7 +12,7 @@ import pytest
 import tilewright
 
 ROOT = Path(tilewright.__file__).parent
-LAYERS = {"errors": 0, "config": 0, "ir": 1, "backends": 2, "compiler": 3, "autotune": 4, "bench": 5,
+LAYERS = {"errors": 0, "config": 0, "ir": 1, "backends": 2, "compiler": 3, "autotune": 4, "api": 5, "bench": 5,
           "cli": 5, "__init__": 5, "__main__": 5}
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = ("llvmlite", "numba", "numpy", "onnx", "xgboost", "torch", "networkx", "typer", "rich", "scipy", "sklearn", "ml_dtypes")

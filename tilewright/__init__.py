@@ -23,9 +23,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .api import compile, tune
     from .backends.executable import Executable
     from .backends.target import Target
-    from .compiler.compile import compile
     from .compiler.frontends import check
     from .compiler.load import load
     from .ir.types import TensorSpec
@@ -34,12 +34,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Executable", "InputError", "ModelError", "ScheduleError", "ShapeError", "Target", "TargetError", "TensorSpec",
-    "TilewrightError", "UnsupportedError", "VerifyError", "__version__", "check", "compile", "load",
+    "TilewrightError", "UnsupportedError", "VerifyError", "__version__", "check", "compile", "load", "tune",
 ]
 
 _LAZY = {
     "Executable": ".backends.executable", "load": ".compiler.load", "Target": ".backends.target",
-    "compile": ".compiler.compile", "check": ".compiler.frontends", "TensorSpec": ".ir.types",
+    "compile": ".api", "tune": ".api", "check": ".compiler.frontends", "TensorSpec": ".ir.types",
 }
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from tests.precision import bounds
 from tilewright.backends.target import Target
-from tilewright.compiler import build
 from tilewright.compiler.passes.decompose import decompose
 from tilewright.ir import ops as _ops  # noqa: F401  (registers everything)
 from tilewright.ir.builder import GraphBuilder
@@ -53,12 +52,13 @@ def has_host_kernel(op: Op, s: Sample) -> bool:
 @contextmanager
 def random_schedules(seed: int) -> Iterator[None]:
     """Every program compiled inside gets a random legal schedule."""
+    from tilewright.compiler.schedule import source
     from tilewright.compiler.schedule.random import random_schedule
 
     def choose(p: Program, target: Target, packable: frozenset[str] = frozenset()) -> Scheduled:
         return random_schedule(p, seed, packable)
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(build, "default_schedule", choose)
+        m.setattr(source, "default_schedule", choose)
         yield
 
 

@@ -238,7 +238,7 @@ def _source(model: Path) -> Path | Graph:
 
 def _compile(model: Path, target: str, threads: int | None, precision: Precision, shape: list[str] | None,
              schedules: Path | None, no_cache: bool) -> Executable:
-    from ..compiler.compile import compile
+    from ..api import compile
     from .arguments import parse_shapes
     return compile(_source(model), inputs=parse_shapes(shape or ()) or None, target=_target(target), threads=threads,
                    precision=precision.value, schedules=schedules, cache=not no_cache)

@@ -31,7 +31,7 @@ from .passes.cse import cse
 from .passes.dce import dce
 from .passes.layout import choose_layouts
 from .passes.preparation import Prepared, split_preparation
-from .schedule.default import default_schedule
+from .schedule.source import HEURISTIC, Choice, ScheduleSource, Wanted
 from .threads import Touch, phases, seconds, teams
 from .views import Storage, Views, plan_views
 from .work import Work, work
@@ -39,26 +39,25 @@ from .work import Work, work
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user chose. `threads`: how many may take part in a call."""
+    """What a user chose. `threads`: how many may take part in a call. `schedules`: who chooses them."""
 
     target: Target
     threads: int = 1
     precision: str = "f32"
     cache: bool = True
     strict: bool = True
+    schedules: ScheduleSource = HEURISTIC
 
 
-def make_options(target: str | Target, threads: int | None, precision: str, schedules: object, cache: bool,
+def make_options(target: str | Target, threads: int | None, precision: str, schedules: ScheduleSource | None, cache: bool,
                  strict: bool = True) -> Options:
     """Checks what the user chose. Raises TargetError, InputError, UnsupportedError."""
     if precision != "f32":
         raise UnsupportedError(f"precision {precision!r} is not supported yet; expected 'f32'")
-    if schedules is not None:
-        raise UnsupportedError("tuning logs (schedules=) are not supported yet; leave the option out to use default schedules")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads must be a positive int, got {threads!r}")
     t = Target.parse(target) if isinstance(target, str) else target
-    return Options(t, threads or config.read().threads or t.cores, precision, cache, strict)
+    return Options(t, threads or config.read().threads or t.cores, precision, cache, strict, schedules or HEURISTIC)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +71,8 @@ class Lowered:
     kernels: tuple[Kernel, ...]
     scheduled: tuple[Scheduled | None, ...]  # None: a host function
     trace: pipeline.Trace
+    wanted: tuple[Wanted, ...] = ()  # the distinct programs among the kernels
+    choices: tuple[Choice, ...] = ()  # the schedule of each
 
 
 def passes_for(target: Target, strict: bool = True) -> tuple[pipeline.Pass, ...]:
@@ -88,24 +89,32 @@ def lower_graph(graph: Graph, options: Options) -> Lowered:
     partition = fuse(prepared.main)
     views = plan_views(prepared.main, partition, len(prepared.parameters))
     kernels = lower(prepared.main, partition, views)
-    made: dict[tuple[str | int, frozenset[int]], Scheduled] = {}
-    scheduled = tuple(None if k.program is None else _schedule(k, views, options, made) for k in kernels)
-    return Lowered(graph, prepared, partition, views, kernels, scheduled, trace)
+    wanted, numbers = _wanted(kernels, views)
+    choices = options.schedules.choose(wanted, options.target, options.threads)
+    scheduled = tuple(None if n is None else choices[n].scheduled for n in numbers)
+    return Lowered(graph, prepared, partition, views, kernels, scheduled, trace, tuple(wanted), tuple(choices))
 
 
-def _schedule(k: Kernel, views: Views, options: Options, made: dict[tuple[str | int, frozenset[int]], Scheduled]) -> Scheduled:
-    """The kernel's schedule; equal programs are scheduled once (buffers' names differ only by position). `made` knows them by
-    their text and, which is cheaper to ask, by identity."""
-    assert k.program is not None
-    packable = frozenset(i for i, (b, r) in enumerate(zip(k.program.inputs, k.inputs, strict=True))
-                         if _whole_weight(b, views.storages[r.storage], r.offset))
-    same = (id(k.program), packable)
-    if same not in made:
-        key = (k.program.key(), packable)
-        if key not in made:
-            made[key] = default_schedule(k.program, options.target, frozenset(k.program.inputs[i].name for i in packable))
-        made[same] = made[key]
-    return made[same]
+def _wanted(kernels: Sequence[Kernel], views: Views) -> tuple[list[Wanted], list[int | None]]:
+    """The distinct programs (buffers' names differ only by position), and for each kernel the number of its own; None: a host
+    function. Programs are known by their text and, which is cheaper to ask, by identity."""
+    found: dict[tuple[str | int, frozenset[int]], int] = {}
+    numbers: list[int | None] = []
+    firsts: list[tuple[Kernel, frozenset[str]]] = []
+    for k in kernels:
+        if k.program is None:
+            numbers.append(None)
+            continue
+        packable = frozenset(i for i, (b, r) in enumerate(zip(k.program.inputs, k.inputs, strict=True))
+                             if _whole_weight(b, views.storages[r.storage], r.offset))
+        same = (id(k.program), packable)
+        if same not in found:
+            found[same] = found.setdefault((k.program.key(), packable), len(firsts))
+            if found[same] == len(firsts):
+                firsts.append((k, frozenset(k.program.inputs[i].name for i in packable)))
+        numbers.append(found[same])
+    wanted = [Wanted(k.program, names, k.label, numbers.count(n)) for n, (k, names) in enumerate(firsts) if k.program is not None]
+    return wanted, numbers
 
 
 def _whole_weight(b: Buffer, s: Storage, offset: int) -> bool:
@@ -129,7 +138,7 @@ def build_instance(graph: Graph, options: Options, names: Mapping[str, str] = Ma
                        frozenset(k for k, c in graph.constants.items() if not c.updatable))
     notes = (f"compiled in {time.perf_counter() - start:.2f} s ({middle - start:.2f} s of it passes, fusion and schedules)",
              f"{len(graph.nodes)} nodes of the model, {len(lowered.graph.nodes)} after passes, {len(lowered.partition.groups)} groups, "
-             f"{len(plan.calls)} calls of {len(low.code)} kernels", *_decisions(lowered))
+             f"{len(plan.calls)} calls of {len(low.code)} kernels", *_chosen(lowered), *_decisions(lowered))
     return Instance(plan, objects, options.target, prep, notes,
                     lambda: [*(emit_kernel(s, options.target, symbol) for symbol, s in low.code.items()), entry])
 
@@ -138,6 +147,16 @@ def _job_key(s: Scheduled, target: Target) -> str:
     packs = ";".join(map(repr, s.packs))
     stages = ";".join(f"{st.loops}{st.relations}{st.shared}{st.tensorize}{st.prefetch}" for st in s.stages)
     return f"{s.program}|{stages}|{packs}|{target.vector_bytes}"
+
+
+def _chosen(low: Lowered) -> list[str]:
+    """What became of the source's schedules; nothing where the heuristic chose all."""
+    asked = [(w, c) for w, c in zip(low.wanted, low.choices, strict=True) if c.status != "default"]
+    if not asked:
+        return []
+    counts = [f"{n} {s}" for s in ("applied", "adapted", "rejected", "missing") if (n := sum(c.status == s for _, c in asked))]
+    return [f"schedules: {', '.join(counts)}", *(f"schedule {c.status}: {w.label}" + (f": {c.reason}" if c.reason else "")
+                                               for w, c in asked)]
 
 
 def _decisions(low: Lowered) -> list[str]:

@@ -28,12 +28,13 @@ from . import frontends
 from .build import Options, build_instance, make_options
 from .frontends.source import NeedsValue, Source, ValueType, type_of
 from .model import Specialiser, compile_segment
+from .schedule.source import ScheduleSource
 
 Inputs = Mapping[str, object] | Sequence[object]
 
 
 def compile(model: object, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
-            precision: str = "f32", schedules: str | os.PathLike[str] | None = None, cache: bool = True,
+            precision: str = "f32", schedules: ScheduleSource | None = None, cache: bool = True,
             strict: bool = True) -> Executable:
     """Compiles a model to native code.
 
@@ -42,6 +43,7 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
     target:    "native", or another processor (`Target.parse`) for export.
     threads:   how many threads may take part in a call, the caller's included (default: all cores available).
     precision: "f32": as the model says.
+    schedules: who chooses them (default: the heuristic). `tilewright.compile` takes the path of a tuning log as well.
     cache:     keep compiled objects on disk.
     strict:    sums as the model writes them. False allows Winograd's 3x3 convolutions: about twice as fast, ten times the
                rounding error, and an infinity or NaN reaches whole tiles (docs/accuracy.md).
@@ -65,6 +67,24 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
             pass  # compiled at the first call, for the values it brings
     saved = _saved(model, options)
     return Executable(source.inputs, source.outputs, Specialiser(source, options, saved), options.target, name)
+
+
+def first_graph(model: object, inputs: Inputs | None = None) -> Graph:
+    """The graph that `compile` would compile now: the whole model, or what comes before its first host step. Raises
+    InputError where a shape or a value that the graph depends on is not known yet, and as `compile`."""
+    if isinstance(model, Graph):
+        return model
+    source = frontends.load(model, _examples(inputs))
+    types = _types(source, inputs)
+    if not _concrete(source, types):
+        free = [f"{s}" for s in source.inputs if s.name not in types and not (isinstance(s, TensorSpec)
+                                                                            and all(isinstance(d, int) for d in s.shape))]
+        raise InputError(f"the shapes of the inputs must be known here; give {', '.join(free or source.static_inputs)} in `inputs=` "
+                         "(--shape NAME=DIMS on the command line)")
+    try:
+        return source.import_graph(types).graph
+    except NeedsValue as e:
+        raise InputError(f"the model's graph depends on values that only a call brings ({e}); it cannot be taken apart before") from None
 
 
 def _executable_of_graph(graph: Graph, options: Options) -> Executable:

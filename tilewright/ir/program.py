@@ -85,7 +85,7 @@ def rescue(value: Expr, extents: Sequence[int], body: Callable[..., Expr]) -> Re
     return Rescue(value, axes, body(*map(Var, axes)))
 
 
-_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "lt": "<", "le": "<=",
+INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "lt": "<", "le": "<=",
           "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "&", "or": "|", "xor": "^"}
 
 
@@ -119,8 +119,8 @@ def _node_text(n: Expr, text: dict[int, str], name: Callable[[str], str]) -> str
             guard = f" if {t(where)} else {t(other)}" if where is not None and other is not None else ""
             body = f"{name(buffer.name)}[{','.join(map(t, index))}]{guard}"
             return f"({body})" if guard else body
-        case Call(fn, args, _) if fn in _INFIX:
-            return f"({t(args[0])} {_INFIX[fn]} {t(args[1])})"
+        case Call(fn, args, _) if fn in INFIX:
+            return f"({t(args[0])} {INFIX[fn]} {t(args[1])})"
         case Call(fn, args, _):
             return f"{fn}({', '.join(map(t, args))})"
         case Cast(arg, dtype):
