@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 from ..errors import ModelError
-from .expr import COMPARISONS, PREDICATES, Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Table, Var
+from .expr import COMPARISONS, PREDICATES, Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Reduce, Rescue, Table, Var
 from .functions import FUNCTIONS
 from .intern import Interner
 from .program import INFIX, Compute, Program
@@ -215,6 +215,10 @@ class _Parser:
             extent = args[1]
             assert isinstance(extent, Const), "the extent of a checked index is a number"
             return Checked(args[0], int(extent.value))
+        if name == "rescue":
+            plain = args[1]
+            assert isinstance(plain, Reduce) and plain.kind == "sum", "what rescues a value is a sum"
+            return Rescue(args[0], plain.axes, plain.body)
         if name not in FUNCTIONS:
             self.fail(f"unknown function {name!r}")
         dtype = BOOL if name in PREDICATES or name in COMPARISONS else args[1 if name == "select" else 0].dtype
