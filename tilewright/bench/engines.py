@@ -30,6 +30,7 @@ class Job:
     precision: str = "f32"
     schedules: str | None = None
     cold: bool = False  # tilewright leaves its cache of compiled kernels alone
+    strict: bool = False  # tilewright computes sums as the model writes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def _list(outputs: object) -> list[np.ndarray]:
 def _tilewright(job: Job) -> Run:
     import tilewright as tw
     exe = tw.compile(str(job.model), inputs=job.inputs, threads=job.threads, precision=job.precision, schedules=job.schedules,
-                     cache=not job.cold)
+                     cache=not job.cold, strict=job.strict)
     return lambda ins: exe(*ins)  # type: ignore[return-value]  (one array or a tuple: the worker copes)
 
 

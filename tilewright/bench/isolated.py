@@ -31,7 +31,8 @@ class Isolated:
         folder = Path(self._folder.name)
         np.savez(folder / "inputs.npz", *job.inputs)
         (folder / "request.json").write_text(json.dumps({"engine": name, "model": str(job.model.resolve()), "threads": job.threads,
-                                                         "precision": job.precision, "schedules": job.schedules, "cold": job.cold}))
+                                                         "precision": job.precision, "schedules": job.schedules, "cold": job.cold,
+                                                         "strict": job.strict}))
         self._errors = open(folder / "errors.txt", "w+")  # noqa: SIM115  (closed in close)
         self._process = subprocess.Popen([sys.executable, "-m", "tilewright.bench.worker", str(folder)], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=self._errors, text=True)

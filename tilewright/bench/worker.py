@@ -35,7 +35,8 @@ def main() -> None:
     for m in adapter.modules:
         importlib.import_module(m)
     inputs = load_arrays(folder / "inputs.npz")
-    job = Job(Path(request["model"]), inputs, request["threads"], request["precision"], request["schedules"], request["cold"])
+    job = Job(Path(request["model"]), inputs, request["threads"], request["precision"], request["schedules"], request["cold"],
+              request["strict"])
     before, start = _peak_memory(), time.perf_counter()
     run = adapter.prepare(job)
     prepared = time.perf_counter()

@@ -49,6 +49,7 @@ ShapeTexts = Annotated[list[str] | None, typer.Option("--shape", metavar="NAME=D
 InputTexts = Annotated[list[str] | None, typer.Option("--input", metavar="NAME=FILE", help="an input's value, a .npy file")]
 Seed = Annotated[int | None, typer.Option("--random", metavar="SEED", min=0, help="random values for the inputs not given")]
 Schedules = Annotated[Path | None, typer.Option("--schedules", exists=True, dir_okay=False, help="a tuning log to take schedules from")]
+Strict = Annotated[bool, typer.Option("--strict", help="sums as the model writes them: no Winograd convolutions")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="neither read nor write the cache of compiled kernels")]
 
 
@@ -72,6 +73,7 @@ def compile_(
     precision: Precision = Precision.f32,
     shape: ShapeTexts = None,
     schedules: Schedules = None,
+    strict: Strict = False,
     no_cache: NoCache = False,
     header: Annotated[bool, typer.Option(help="write a C header beside .so, .o and .a")] = True,
 ) -> None:
@@ -83,7 +85,7 @@ def compile_(
         raise typer.BadParameter(f"{output.name!r} does not end in {', '.join(('.twx', *EXPORTS))}", param_hint="--output")
     if not output.parent.is_dir():
         raise typer.BadParameter(f"folder {str(output.parent)!r} does not exist", param_hint="--output")
-    exe = _compile(model, target, threads, precision, shape, schedules, no_cache)
+    exe = _compile(model, target, threads, precision, shape, schedules, strict, no_cache)
     if output.suffix == ".twx":
         exe.save(output)
     else:
@@ -102,13 +104,14 @@ def run(
     threads: Threads = None,
     precision: Precision = Precision.f32,
     schedules: Schedules = None,
+    strict: Strict = False,
     no_cache: NoCache = False,
 ) -> None:
     """Runs a model once and describes its outputs."""
     from .arguments import gather, parse_inputs, parse_shapes
     from .results import describe, flatten, save
     given, shapes = parse_inputs(inputs or ()), parse_shapes(shape or ())
-    exe = _open(model, target, threads, precision, schedules, no_cache)
+    exe = _open(model, target, threads, precision, schedules, strict, no_cache)
     results = flatten(exe.run(gather(exe.inputs, given, shapes, random)))
     table(("output", "type", "min", "max", "mean", "NaN"), [describe(n, a) for n, a in results.items()], numbers=(2, 3, 4, 5))
     if output is not None:
@@ -127,6 +130,7 @@ def bench(
     threads: Annotated[str | None, typer.Option(help="numbers of threads, such as 1,2; default: the cores this process may use")] = None,
     precision: Precision = Precision.f32,
     schedules: Schedules = None,
+    strict: Strict = False,
     json: Annotated[Path | None, typer.Option(dir_okay=False, help="write the comparison to this file, with the machine")] = None,
     no_cache: NoCache = False,
 ) -> None:
@@ -139,9 +143,10 @@ def bench(
     given, shapes = parse_inputs(inputs or ()), parse_shapes(shape or ())
     others, counts = parse_peers(peers), parse_numbers(threads, "--threads") if threads is not None else None
     if others or json or (counts and len(counts) > 1):
-        _bench_peers(model, gather(_inputs_of(model, target), given, shapes, random), others, counts, precision, seconds, schedules, json)
+        _bench_peers(model, gather(_inputs_of(model, target), given, shapes, random), others, counts, precision, seconds, schedules, strict,
+                     json)
         return
-    exe = _open(model, target, counts[0] if counts else None, precision, schedules, no_cache)
+    exe = _open(model, target, counts[0] if counts else None, precision, schedules, strict, no_cache)
     values = gather(exe.inputs, given, shapes, random)
     t = measure(lambda: exe.run(values), seconds)
     table(("median", "10%", "90%", "min", "calls"),
@@ -159,10 +164,11 @@ def _inputs_of(model: Path, target: str) -> Sequence[Spec]:
 
 
 def _bench_peers(model: Path, values: Mapping[str, np.ndarray], peers: Sequence[str], threads: Sequence[int] | None, precision: Precision,
-                 seconds: float, schedules: Path | None, json: Path | None) -> None:
+                 seconds: float, schedules: Path | None, strict: bool, json: Path | None) -> None:
     from ..backends.target import Target
     from .peers import save, show, side_by_side
-    found = side_by_side(model, list(values.values()), peers, threads or (Target.host().cores,), precision.value, seconds, schedules)
+    found = side_by_side(model, list(values.values()), peers, threads or (Target.host().cores,), precision.value, seconds, schedules,
+                         strict)
     show(found)
     if json:
         save(found, json)
@@ -177,13 +183,15 @@ def inspect(
     target: TargetName = "native",
     group: Annotated[str | None, typer.Option(help="one fused group only, by number or name")] = None,
     shape: ShapeTexts = None,
+    strict: Strict = False,
 ) -> None:
     """Prints a model on its way to machine code."""
     from ..compiler.inspect import inspect as text_of
     from .arguments import parse_shapes
     if group is not None and stage is Stage.graph:
         raise typer.BadParameter("the graph has no groups yet; choose a later --stage", param_hint="--group")
-    typer.echo(text_of(_source(model), stage=stage.value, target=_target(target), shapes=parse_shapes(shape or ()), group=group))
+    typer.echo(text_of(_source(model), stage=stage.value, target=_target(target), shapes=parse_shapes(shape or ()), group=group,
+                       strict=strict))
 
 
 @app.command()
@@ -237,18 +245,19 @@ def _source(model: Path) -> Path | Graph:
 
 
 def _compile(model: Path, target: str, threads: int | None, precision: Precision, shape: list[str] | None,
-             schedules: Path | None, no_cache: bool) -> Executable:
+             schedules: Path | None, strict: bool, no_cache: bool) -> Executable:
     from ..api import compile
     from .arguments import parse_shapes
     return compile(_source(model), inputs=parse_shapes(shape or ()) or None, target=_target(target), threads=threads,
-                   precision=precision.value, schedules=schedules, cache=not no_cache)
+                   precision=precision.value, schedules=schedules, cache=not no_cache, strict=strict)
 
 
-def _open(model: Path, target: str, threads: int | None, precision: Precision, schedules: Path | None, no_cache: bool) -> Executable:
+def _open(model: Path, target: str, threads: int | None, precision: Precision, schedules: Path | None, strict: bool,
+          no_cache: bool) -> Executable:
     """An executable for `model`: loaded from a .twx file, else compiled."""
     if model.suffix != ".twx":
-        return _compile(model, target, threads, precision, None, schedules, no_cache)
+        return _compile(model, target, threads, precision, None, schedules, strict, no_cache)
     from ..compiler.load import load
-    if target != "native" or schedules is not None:
-        raise typer.BadParameter(f"{model.name} is compiled already; --target and --schedules come too late", param_hint="MODEL")
+    if target != "native" or schedules is not None or strict:
+        raise typer.BadParameter(f"{model.name} is compiled already; --target, --schedules and --strict come too late", param_hint="MODEL")
     return load(model)

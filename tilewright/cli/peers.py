@@ -14,11 +14,11 @@ from .console import duration, size, table
 
 
 def side_by_side(model: Path, inputs: Sequence[np.ndarray], peers: Sequence[str], threads: Sequence[int], precision: str,
-                 seconds: float, schedules: Path | None, rounds: int = 5) -> list[Comparison]:
+                 seconds: float, schedules: Path | None, strict: bool = False, rounds: int = 5) -> list[Comparison]:
     """One comparison for each number of threads; `seconds` are those that each engine is timed for."""
     found = []
     for n in threads:
-        job = Job(model, tuple(inputs), n, precision, str(schedules.resolve()) if schedules else None)
+        job = Job(model, tuple(inputs), n, precision, str(schedules.resolve()) if schedules else None, strict=strict)
         found.append(compare(job, (OURS, *peers), rounds=rounds, seconds=seconds / rounds))
     return found
 

@@ -45,12 +45,12 @@ class Options:
     threads: int = 1
     precision: str = "f32"
     cache: bool = True
-    strict: bool = True
+    strict: bool = False
     schedules: ScheduleSource = HEURISTIC
 
 
 def make_options(target: str | Target, threads: int | None, precision: str, schedules: ScheduleSource | None, cache: bool,
-                 strict: bool = True) -> Options:
+                 strict: bool = False) -> Options:
     """Checks what the user chose. Raises TargetError, InputError, UnsupportedError."""
     if precision != "f32":
         raise UnsupportedError(f"precision {precision!r} is not supported yet; expected 'f32'")
@@ -75,7 +75,7 @@ class Lowered:
     choices: tuple[Choice, ...] = ()  # the schedule of each
 
 
-def passes_for(target: Target, strict: bool = True) -> tuple[pipeline.Pass, ...]:
+def passes_for(target: Target, strict: bool = False) -> tuple[pipeline.Pass, ...]:
     """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd)."""
     return (*default_passes(), pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict)),
             pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))

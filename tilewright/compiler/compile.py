@@ -35,7 +35,7 @@ Inputs = Mapping[str, object] | Sequence[object]
 
 def compile(model: object, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
             precision: str = "f32", schedules: ScheduleSource | None = None, cache: bool = True,
-            strict: bool = True) -> Executable:
+            strict: bool = False) -> Executable:
     """Compiles a model to native code.
 
     model:     path, bytes or ModelProto of ONNX; a torch.nn.Module (then `inputs` are example tensors).
@@ -45,8 +45,8 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
     precision: "f32": as the model says.
     schedules: who chooses them (default: the heuristic). `tilewright.compile` takes the path of a tuning log as well.
     cache:     keep compiled objects on disk.
-    strict:    sums as the model writes them. False allows Winograd's 3x3 convolutions: about twice as fast, ten times the
-               rounding error, and an infinity or NaN reaches whole tiles (docs/accuracy.md).
+    strict:    only sums as the model writes them: no Winograd convolutions, which are about twice as fast and have up to ten
+               times the rounding error (docs/accuracy.md).
 
     Raises ModelError, UnsupportedError, InputError, TargetError.
     """

@@ -15,9 +15,9 @@ from .frontends.source import Segment, Source
 
 
 def inspect(model: object, stage: str, target: str | Target = "native", shapes: Mapping[str, Sequence[int]] | None = None,
-            group: str | None = None) -> str:
+            group: str | None = None, strict: bool = False) -> str:
     """The model on its way to code, as text: stage graph, fused, loops, llvm or asm; `group` picks one by number or name."""
-    options = make_options(target, None, "f32", None, True)
+    options = make_options(target, None, "f32", None, True, strict)
     graph = model if isinstance(model, Graph) else _static_graph(frontends.load(model), shapes)
     low = lower_graph(graph, options)
     if stage == "graph":

@@ -23,7 +23,7 @@ def load(path: str | os.PathLike[str]) -> Executable:
 def _recompile(model: bytes, options: Mapping[str, str | int | bool]) -> Executable:
     from .compile import compile  # files that hold code load without the compiler
     target, threads, precision = (options.get(k) for k in ("target", "threads", "precision"))
-    strict = options.get("strict", True)
+    strict = options.get("strict", False)
     if not isinstance(strict, bool) or not isinstance(target, str) or not isinstance(threads, int) or not isinstance(precision, str):
         raise ModelError("the saved model's options are damaged")
     threads = min(threads, config.read().threads or Target.host().cores)  # the model may come from a larger machine

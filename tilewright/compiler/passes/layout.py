@@ -29,7 +29,7 @@ WINOGRAD_TILES = 12  # fewer 4x4 tiles than this do not keep the multiplication'
 MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
 
 
-def choose_layouts(g: Graph, target: Target, strict: bool = True) -> Graph:
+def choose_layouts(g: Graph, target: Target, strict: bool = False) -> Graph:
     """`g` with blocked images; the block is the target's f32 vector width. `strict`: direct sums only, no Winograd."""
     if not any(n.op == "conv" for n in g.nodes):
         return g
