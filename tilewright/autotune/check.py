@@ -78,8 +78,13 @@ def jittered(arrays: Arrays, p: Program, rng: np.random.Generator) -> Arrays:
         if not b.dtype.is_float or not a.size:
             out.append(a)
             continue
-        noise = rng.uniform(-1, 1, min(a.size, _BLOCK)).astype(np.float32) * np.float32(k * _EPS[b.dtype.name])
-        out.append((a * (1 + np.resize(noise, a.shape).astype(a.dtype if b.dtype.bytes >= 4 else np.float32))).astype(a.dtype))
+        wide = np.float64 if b.dtype.name == "f64" else np.float32
+        factors = 1 + rng.uniform(-1, 1, min(a.size, _BLOCK)).astype(wide) * wide(k * _EPS[b.dtype.name])
+        flat, new = a.reshape(-1), np.empty(a.size, a.dtype)
+        for at in range(0, a.size, len(factors)):  # in pieces that caches hold: weights may be large
+            part = flat[at:at + len(factors)]
+            new[at:at + len(part)] = part * factors[:len(part)]
+        out.append(new.reshape(a.shape))
     return out
 
 

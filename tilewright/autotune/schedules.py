@@ -1,11 +1,17 @@
 """From the steps of a log's record to a scheduled program, and back from what does not fit."""
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
 from ..compiler.schedule.legality import check_legal
 from ..compiler.schedule.primitives import STEPS, apply, from_json
 from ..ir.loops import Scheduled
 from .log import Steps
 from .task import Task
+
+if TYPE_CHECKING:
+    from .space import Space
 
 
 def scheduled(task: Task, steps: Steps) -> Scheduled:
@@ -15,11 +21,17 @@ def scheduled(task: Task, steps: Steps) -> Scheduled:
         return task.default()
     if primitive(steps):
         return apply(task.program, from_json(steps))
-    from .space import Space
-    space = Space(task)
+    space = space_of(task)
     s = space.scheduled(space.from_json(steps))
     check_legal(s)
     return s
+
+
+@lru_cache(maxsize=256)
+def space_of(task: Task) -> Space:
+    """The task's search space, which takes longer to make than one of its schedules."""
+    from .space import Space
+    return Space(task)
 
 
 def primitive(steps: Steps) -> bool:
