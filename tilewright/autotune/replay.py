@@ -1,0 +1,159 @@
+"""From a tuning log back to schedules: `tw.compile(model, schedules="tuning.jsonl")`.
+
+For each task of a model, in this order:
+
+    applied    what was decided for this very model, or for a model with this task, on this kind of processor;
+               else the fastest record of this kind and number of threads, if it beats the default's by more than noise
+    adapted    a record of another processor of the same architecture, or for another number of threads, brought to this one
+               and checked; times of another kind of machine rank nothing here
+    rejected   there are records, none of which fits; the reason says why
+    missing    there are none
+
+The default schedule stands in wherever a record does not serve. Nothing here raises but `LogSource.read`, where there is no
+file, and `strict` uses, which are the caller's.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..backends.llvm.emit import parallel_extent
+from ..backends.target import Target
+from ..compiler.schedule.source import Choice, Wanted
+from ..errors import InputError, ScheduleError
+from ..ir.loops import Scheduled
+from .log import Hardware, Record, Steps, TuningLog, decisions
+from .schedules import primitive, scheduled, space_of
+from .task import Task, model_text, task_of
+
+MARGIN = 1.03  # times faster than the default's record that a schedule must be where nothing was decided by comparing them
+
+
+class LogSource:
+    """A `ScheduleSource` of records. Later records count as newer."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = [r for r in records if not r.of_model]
+        self._decided = [r for r in records if r.of_model and r.ok]
+        self._of_task: dict[str, list[Record]] = {}
+        for r in self._records:
+            self._of_task.setdefault(r.task, []).append(r)
+        h = hashlib.sha256()
+        for r in records:
+            h.update(r.line().encode())
+        self.key = f"log {h.hexdigest()[:20]}"
+
+    @staticmethod
+    def read(path: Path) -> LogSource:
+        """Raises InputError where the file cannot be read; lines that are no records are skipped with a warning."""
+        try:
+            return LogSource(TuningLog(path).records())
+        except OSError as e:
+            raise InputError(f"the tuning log {path} cannot be read: {e.strerror or e}") from None
+
+    def choose(self, wanted: Sequence[Wanted], target: Target, threads: int) -> list[Choice]:
+        tasks = [task_of(w, target, threads) for w in wanted]
+        decided = self.decided(tasks, target, threads)
+        return [_named(choose(t, self._of_task.get(t.hash, ()), decided.get(t.hash)), w) for t, w in zip(tasks, wanted, strict=True)]
+
+    def records_of(self, task: Task) -> list[Record]:
+        return self._of_task.get(task.hash, [])
+
+    def decided(self, tasks: Sequence[Task], target: Target, threads: int) -> dict[str, tuple[Steps, str]]:
+        """task -> (schedule, whence) from the decisions about whole models: about this one, else the last one with that task."""
+        kind, text = Hardware.of(target).kind, model_text(tasks)
+        out: dict[str, tuple[Steps, str]] = {}
+        for r in self._decided:
+            if r.target.kind == kind and r.threads == threads and r.workload != text:
+                out |= {t: (json.loads(s), "decided for another model") for t, s in decisions(r).items()}
+        for r in self._decided:
+            if r.target.kind == kind and r.threads == threads and r.workload == text:
+                out |= {t: (json.loads(s), "decided for this model") for t, s in decisions(r).items()}
+        return out
+
+
+def choose(task: Task, records: Sequence[Record], decided: tuple[Steps, str] | None) -> Choice:
+    """What the module says, for one task."""
+    kind = Hardware.of(task.target).kind
+    good = [r for r in records if r.ok]
+    mine = [r for r in good if r.target.kind == kind and r.threads == task.threads]
+    if decided is not None:
+        steps, whence = decided
+        return _apply(task, steps, whence if steps else f"{whence}: the compiler's own schedule was not beaten")
+    if mine:
+        own = min((r.ns for r in mine if not r.schedule), default=None)
+        best = min(mine, key=lambda r: r.ns)
+        if own is not None and best.ns * MARGIN > own:
+            return _apply(task, [], f"the compiler's own schedule: none of {len(mine)} records beats it by {MARGIN - 1:.0%}")
+        return _apply(task, best.schedule, f"{best.ns / 1e3:.3g} µs" + (f", {own / best.ns:.2f} times the compiler's own" if own else ""))
+    if near := [r for r in good if r.schedule and Hardware.of(task.target).triple == r.target.triple]:
+        return _adapt(task, near)
+    if good:
+        there = sorted({f"{r.target.cpu} ({r.target.triple.split('-')[0]})" for r in good})
+        return Choice(task.default(), "rejected", f"records of {', '.join(there)} only")
+    if records:
+        last = records[-1]
+        return Choice(task.default(), "rejected", f"all {len(records)} trials failed; the last: {last.status}: {last.error}"[:200])
+    return Choice(task.default(), "missing")
+
+
+def _apply(task: Task, steps: Steps, reason: str) -> Choice:
+    try:
+        return Choice(scheduled(task, steps), "applied", reason)
+    except ScheduleError as e:
+        found = _repaired(task, steps)
+        if found is not None:
+            return Choice(found, "adapted", f"the record does not fit this version ({e})"[:200])
+        return Choice(task.default(), "rejected", f"the record does not fit: {e}"[:200])
+
+
+def _adapt(task: Task, records: Sequence[Record]) -> Choice:
+    """The best schedule of each other kind of machine, brought here. One that divides the work among fewer threads than the
+    default does is no use here."""
+    least = min(task.threads, max(1, parallel_extent(task.default())))
+    why = "no record could be adapted"
+    groups: dict[object, list[Record]] = {}
+    for r in records:
+        groups.setdefault((r.target.kind, r.threads), []).append(r)
+    for found in reversed(groups.values()):  # the newest machine first
+        best = min(found, key=lambda r: r.ns)
+        s = _repaired(task, best.schedule)
+        where = f"{best.target.cpu}, {best.threads} threads"
+        if s is None:
+            why = f"the record of {where} does not fit and cannot be repaired"
+        elif max(1, parallel_extent(s)) < least:
+            why = f"the record of {where} leaves threads without work"
+        else:
+            return Choice(s, "adapted", f"from {where}; checked, not measured here")
+    return Choice(task.default(), "rejected", why)
+
+
+def _repaired(task: Task, steps: Steps) -> Scheduled | None:
+    try:
+        if primitive(steps):
+            return scheduled(task, steps)
+        space = space_of(task)
+        d = space.repair(steps)
+        return None if d is None else space.scheduled(d)
+    except ScheduleError:
+        return None
+
+
+def _named(c: Choice, w: Wanted) -> Choice:
+    """With the model's name of the program, which symbols show."""
+    return replace(c, scheduled=replace(c.scheduled, program=replace(c.scheduled.program, name=w.program.name)))
+
+
+class Fixed:
+    """A `ScheduleSource` of given decisions: task -> steps; the default where there are none."""
+
+    def __init__(self, steps: Mapping[str, Steps]) -> None:
+        self._steps = dict(steps)
+        self.key = "fixed " + hashlib.sha256(json.dumps(self._steps, sort_keys=True).encode()).hexdigest()[:20]
+
+    def choose(self, wanted: Sequence[Wanted], target: Target, threads: int) -> list[Choice]:
+        tasks = [task_of(w, target, threads) for w in wanted]
+        return [_named(choose(t, (), (self._steps.get(t.hash, []), "tuned")), w) for t, w in zip(tasks, wanted, strict=True)]
