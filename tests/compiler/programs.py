@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 
 import llvmlite.binding as llvm
 import numpy as np
 
 from tilewright.backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
 from tilewright.backends.target import Target
-from tilewright.ir.expr import Buffer, call
+from tilewright.ir.expr import Buffer, Expr, call, select
 from tilewright.ir.loops import Pack, Scheduled
 from tilewright.ir.program import Program, compute, reduce
 from tilewright.ir.types import F16, F32, F64, I32
@@ -30,6 +31,24 @@ def softmax(rows: int = 7, n: int = 37) -> Program:
     s = compute("s", F32, (rows,), lambda i: reduce("sum", (n,), lambda k: e.buffer[i, k]))
     y = compute("y", F32, (rows, n), lambda i, j: e.buffer[i, j] / s.buffer[i])
     return Program("softmax", (x,), (y.buffer,), (m, e, s, y))
+
+
+def attention(heads: int = 2, queries: int = 21, keys: int = 13, size: int = 5, width: int = 19, causal: bool = False) -> Program:
+    """softmax(q k' / 2 + mask) v, as fusion leaves it, queries and keys by rows of all heads."""
+    q, k = Buffer("q", F32, (queries, heads, size)), Buffer("k", F32, (keys, heads, size))
+    v = Buffer("v", F32, (heads, keys, width))
+    mask = Buffer("mask", F32, (keys,))
+
+    def score(h: Expr, i: Expr, j: Expr) -> Expr:
+        x = reduce("sum", (size,), lambda r: q[i, h, r] * k[j, h, r]) * 0.5 + mask[j]
+        return select(j <= i, x, -math.inf) if causal else x
+    s = compute("s", F32, (heads, queries, keys), score)
+    m = compute("m", F32, (heads, queries), lambda h, i: reduce("max", (keys,), lambda r: s.buffer[h, i, r]))
+    e = compute("e", F32, (heads, queries, keys), lambda h, i, j: call("exp", s.buffer[h, i, j] - m.buffer[h, i]))
+    t = compute("t", F32, (heads, queries), lambda h, i: 1.0 / reduce("sum", (keys,), lambda r: e.buffer[h, i, r]))
+    y = compute("y", F32, (heads, queries, width),
+                lambda h, i, j: reduce("sum", (keys,), lambda r: e.buffer[h, i, r] * t.buffer[h, i] * v[h, r, j]))
+    return Program("attention", (q, k, mask, v), (y.buffer,), (s, m, e, t, y))
 
 
 def convolution() -> Program:
@@ -66,6 +85,7 @@ def shifted() -> Program:
 
 
 PROGRAMS = {"matmul_relu": (matmul_relu(), frozenset({"w"})), "softmax": (softmax(), frozenset()),
+            "attention": (attention(), frozenset()), "causal_attention": (attention(1, 70, 70, 8, 16, True), frozenset()),
             "convolution": (convolution(), frozenset({"w"})), "transpose": (transpose(), frozenset()),
             "column_sums": (column_sums(), frozenset()), "total": (total(), frozenset()), "shifted": (shifted(), frozenset()),
             "matvec": (matmul_relu(1, 100, 3), frozenset({"w"}))}

@@ -9,8 +9,9 @@ Requires: every op has computations or is irregular. Ensures: each node is in on
 execution; a value is a group's output only where another group or the caller reads it.
 
 Steps, in order: maps after a contraction or reduction join it (epilogue); reductions over the same rows and the maps
-between them join; remaining maps form chains from their last op backwards, taking cheap producers in; siblings that
-read the same tensor over the same domain join. Each step adds a sentence to the group's `why`.
+between them join; softmax joins the contractions before and after it (fuse_attention.py); remaining maps form chains from
+their last op backwards, taking cheap producers in; siblings that read the same tensor over the same domain join. Each step
+adds a sentence to the group's `why`.
 """
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.kinds import Access, OpInfo, describe
+from .fuse_attention import join_attention
 
 MAX_EPILOGUE_NODES = 32
 MAX_NODES = 64           # of a group: beyond, kernels run out of registers and compile for long
@@ -30,7 +32,7 @@ MAX_ROW = 1 << 16        # elements of a row that stay in a core's own cache
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Nodes that become one kernel. `kind` is contraction, reduce, map, layout or irregular; `anchor` the node that
+    """Nodes that become one kernel. `kind` is contraction, attention, reduce, map, layout or irregular; `anchor` the node that
     decides how it is scheduled; `why` the decisions that made it, one sentence each."""
 
     nodes: tuple[Node, ...]
@@ -74,6 +76,7 @@ def fuse(graph: Graph) -> Partition:
     f.epilogues("contraction")
     f.epilogues("reduce")
     f.rows()
+    join_attention(f)
     f.producers()
     f.siblings()
     return Partition(f.groups())
@@ -149,9 +152,10 @@ class _Fuser:
         nodes = set(nodes)
         return {v.name: v for k in sorted(nodes) for v in self.nodes[k].operands if self.made.get(v.name) not in nodes}
 
-    def _fits(self, a: _Cluster, b: _Cluster) -> bool:
-        """Whether the two together stay within a kernel's limits."""
-        return len(a.nodes) + len(b.nodes) <= MAX_NODES and len(self.inputs([*a.nodes, *b.nodes])) <= MAX_INPUTS
+    def fits(self, *clusters: _Cluster) -> bool:
+        """Whether all together stay within a kernel's limits."""
+        nodes = [k for c in clusters for k in c.nodes]
+        return len(nodes) <= MAX_NODES and len(self.inputs(nodes)) <= MAX_INPUTS
 
     def escapes(self, c: _Cluster) -> list[Value]:
         """Values of c that something outside it reads."""
@@ -242,7 +246,7 @@ class _Fuser:
         return all(a.same or a.pointwise or a.rows for k in d.nodes for a in self.reads(k, names))
 
     def _join(self, c: _Cluster, other: _Cluster, why: str) -> None:
-        if not self.cycle(c, other) and self._fits(c, other):
+        if not self.cycle(c, other) and self.fits(c, other):
             self.merge(c, other, f"{self.text(other.anchor)}: {why} {self.nodes[c.anchor].op}")
 
     # -- producers into consumers ------------------------------------------------------------------------------------
@@ -263,7 +267,7 @@ class _Fuser:
 
     def _absorbs(self, c: _Cluster, p: _Cluster) -> str:
         """Why c should compute p itself, "" where it should not."""
-        if p.kind not in ("map", "layout") or not self._fits(c, p):
+        if p.kind not in ("map", "layout") or not self.fits(c, p):
             return ""
         names = {v.name for v in self.escapes(p)}
         readers = [k for k in c.nodes if self.reads(k, names)]

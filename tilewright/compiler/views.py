@@ -139,6 +139,8 @@ class _Planner:
         for g in self.users.get(v.name, ()):
             if g.kind == "irregular" and p.strides != contiguous_strides(v.type.shape):
                 return False
+            if g.kind == "attention" and v != g.anchor.operands[1]:
+                continue  # queries, keys and masks are read one element at a time, or transposed in registers
             if g.kind != "layout" and innermost(v, p) not in ((0, 1) if g.kind == "map" else (1,)):
                 return False
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 from ...backends.target import Target
 from ...ir.loops import Scheduled
 from ...ir.program import Program
+from .attention import schedule_attention
 from .contraction import schedule_contraction
 from .rows import schedule_rows
 from .transforms import schedule_transform
@@ -13,4 +14,4 @@ def default_schedule(p: Program, target: Target, packable: frozenset[str] = froz
     """`packable` names the inputs that the caller can lay out beforehand (weights)."""
     if len(p.computes) == 1 and (s := schedule_contraction(p, target, packable)) is not None:
         return s
-    return schedule_transform(p, target) or schedule_rows(p, target)
+    return schedule_attention(p, target) or schedule_transform(p, target) or schedule_rows(p, target)

@@ -52,7 +52,7 @@ def schedule_row_nests(p: Program, d: RowsChoice) -> Scheduled:
     if len(d.stages) != len(p.computes) or not 0 <= d.depth <= (shared_depth(p) if len(p.computes) > 1 else 0):
         raise ScheduleError(f"{p.name}: decisions for {len(d.stages)} computes that share {d.depth} loops do not fit")
     if d.depth:
-        p = _rename_shared(p, d.depth)
+        p = rename_shared(p, d.depth)
         d = replace(d, stages=tuple(replace(x, first=d.stages[0].first) for x in d.stages))
     pairs = zip(p.computes, d.stages, strict=True)
     return Scheduled(p, tuple(_stage(c, x, d.depth, d.depth if k else 0) for k, (c, x) in enumerate(pairs)))
@@ -80,7 +80,7 @@ def _is_axis(e: Expr, a: Axis) -> bool:
     return linear(e) == linear(Var(a))
 
 
-def _rename_shared(p: Program, depth: int) -> Program:
+def rename_shared(p: Program, depth: int) -> Program:
     """Gives the leading `depth` axes of all computes the same names, and every other axis a name of its own."""
     computes = []
     for n, c in enumerate(p.computes):
