@@ -1,7 +1,7 @@
 """What kind of computation an op is, derived from its tensor computations; fusion decides on nothing else.
 
     layout       every element is one element of one input, moved: reshape, transpose, slice, pad, concat
-    map          an element from a few elements: arithmetic, select, gather; no reduction
+    map          an element from a few elements: arithmetic, select, masks by position, gather; no reduction
     reduce       reductions, with maps around them: sums, pooling, softmax, layer norm
     contraction  a sum of products of two operands over distinct axes: matmul, convolution
     irregular    no computation given: a host function
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from .affine import linear
-from .expr import Axis, Buffer, Call, Cast, Expr, Load, Reduce, axes_of, loads, reduces, walk
+from .expr import Axis, Buffer, Call, Cast, Expr, Load, Reduce, Var, axes_of, loads, reduces, walk
 from .graph import Node
 from .op import OPS
 from .program import Compute
@@ -32,7 +32,7 @@ def kind(computes: Sequence[Compute] | None) -> str:
         return "contraction"
     if any(reduces(c.body) for c in computes):
         return "reduce"
-    return "layout" if len(computes) == 1 and is_layout(computes[0].body) else "map"
+    return "layout" if len(computes) == 1 and is_layout(computes[0].body) and not _masks(computes[0]) else "map"
 
 
 def is_contraction(c: Compute) -> bool:
@@ -69,6 +69,12 @@ def is_layout(body: Expr) -> bool:
     if not found or any(id(x) in inner for x in found) or len({x.buffer.dtype for x in found}) != 1:
         return False
     return _moves(body)
+
+
+def _masks(c: Compute) -> bool:
+    """A choice between the element in place and others: nothing moves (a triangle, a band of a matrix)."""
+    own = tuple(linear(Var(a)) for a in c.axes)
+    return isinstance(c.body, Call) and all(tuple(map(linear, x.index)) == own for x in loads(c.body))
 
 
 def _moves(e: Expr) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...backends.target import Target
-from ...ir.expr import Axis, Buffer, Call, Expr, Load, Reduce, Var, axes_of, call, loads, reduces, rewrite, substitute
+from ...ir.expr import Axis, Buffer, Call, Expr, Load, Reduce, Var, axes_of, call, reduces, rewrite, substitute
 from ...ir.kinds import is_contraction, product_loads
 from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
@@ -126,7 +126,10 @@ def _with_columns(r: Roles) -> tuple[Roles, Compute]:
     buffer = Buffer(f"{r.q.buffer.name}_columns", r.q.dtype, tuple(a.extent for a in axes))
     copy = Compute(buffer, axes, substitute(r.q, {a: Var(b) for a, b in zip(depth, own, strict=True)}))
     at = tuple(map(Var, (*r.lead, *depth, r.row)))
-    body = rewrite(r.scores.body, lambda n: Load(buffer, at) if isinstance(n, Load) and n.buffer == r.q.buffer and n.index == r.q.index else None)
+
+    def visit(n: Expr) -> Expr | None:
+        return Load(buffer, at) if isinstance(n, Load) and n.buffer == r.q.buffer and n.index == r.q.index else None
+    body = rewrite(r.scores.body, visit)
     return replace(r, scores=replace(r.scores, body=body)), copy
 
 
@@ -186,20 +189,17 @@ class _Block:
 
     def columns(self, c: Compute) -> Stage:
         """The transposing copy, in square tiles where a vector of the source is contiguous."""
-        relations = self.relations
-        *outer, last = [a for a in c.axes if a != self.row and a not in {x.axis for x in self.shared}] or [None]
-        loops = [Loop(a) for a in outer]
-        tiles = []
-        for a in (last, self.inner):
-            if a is not None and a.extent > self.lanes:
+        relations, loops, tile = self.relations, [], []
+        own = [a for a in c.axes if a != self.row and a not in {x.axis for x in self.shared}]
+        for a in (*own[-1:], self.inner):
+            if a.extent > self.lanes:
                 s = _split(a, self.lanes)
                 relations.append(s)
                 loops.append(Loop(s.outer))
                 a = s.inner
-            tiles.append(a)
-        if tiles[0] is not None:
-            loops.append(Loop(tiles[0], "unroll"))
-        return Stage(c, (*self.shared, *loops, Loop(tiles[1], "vector")), tuple(relations))
+            tile.append(Loop(a, "unroll"))
+        tile[-1] = replace(tile[-1], kind="vector")
+        return Stage(c, (*self.shared, *map(Loop, own[:-1]), *loops, *tile), tuple(relations))
 
     def scores(self, c: Compute) -> Stage:
         relations = self.relations
