@@ -22,7 +22,8 @@ Arrays = dict[str, np.ndarray]
 class Maker:
     """softmax(q k' / sqrt(size) …) v over inputs laid out [batch, sequence, heads * size], as models have them."""
 
-    def __init__(self, batch: int = 1, heads: int = 2, queries: int = 21, keys: int = 13, size: int = 32, width: int = 0, dtype: DType = F32):
+    def __init__(self, batch: int = 1, heads: int = 2, queries: int = 21, keys: int = 13, size: int = 32, width: int = 0,
+                 dtype: DType = F32):
         self.b, self.rng, self.arrays = GraphBuilder("attention"), np.random.default_rng(heads * queries), {}
         self.batch, self.heads, self.queries, self.keys, self.width, self.dtype = batch, heads, queries, keys, width or size, dtype
         self.q = self.split("queries", queries, size, (0, 2, 1, 3))
@@ -49,9 +50,11 @@ class Maker:
 
 def check(g: Graph, arrays: Arrays, kernels: int = 1) -> None:
     assert len(lowered(g).kernels) == kernels
-    exe = tw.compile(g, threads=2)
-    name = g.outputs[0].name
-    bounds(g, arrays)[name].check(exe.run(arrays)[name])
+    bounds(g, arrays)[g.outputs[0].name].check(run(g, arrays))
+
+
+def run(g: Graph, arrays: Arrays, threads: int = 2) -> np.ndarray:
+    return np.asarray(tw.compile(g, threads=threads).run(arrays)[g.outputs[0].name])
 
 
 def kinds(g: Graph) -> list[str]:
@@ -105,7 +108,7 @@ def test_lengths(queries: int, keys: int, size: int) -> None:
     check(m.graph(m.scores), m.arrays)
 
 
-@pytest.mark.parametrize("mask", [(1, 1, 1, 23), (2, 1, 1, 23), (1, 1, 37, 23), (1, 3, 37, 23), (2, 3, 37, 23), (37, 1), (2, 1, 37, 1), (1,)])
+@pytest.mark.parametrize("mask", [(1, 1, 1, 23), (2, 1, 1, 23), (1, 1, 37, 23), (1, 3, 37, 23), (2, 3, 37, 23), (37, 1), (1,)])
 def test_masks(mask: tuple[int, ...]) -> None:
     m = Maker(2, 3, 37, 23)
     check(m.graph(m.b.op("add", m.scores, m.input("mask", *mask))), m.arrays)
@@ -147,7 +150,7 @@ def test_rows_of_which_nothing_is_left(masked: int) -> None:
     m.arrays["values"][0, 0, 5] = -np.inf  # key 0 is masked for all queries
     with np.errstate(all="ignore"):
         check(g, m.arrays)
-    y = tw.compile(g).run(m.arrays)[g.outputs[0].name]
+    y = run(g, m.arrays)
     assert np.isnan(y[0, 7, :32]).all()
     assert np.isnan(y[0, 20, 6:]).all() if not masked else (y[0, 20, 6:] == 0).all()
 
@@ -163,6 +166,6 @@ def test_random_schedules(seed: int) -> None:
 def test_threads_do_not_change_bits() -> None:
     m = Maker(1, 3, 150, 150, 64)
     g = m.graph(m.scores)
-    one, two, three = (tw.compile(g, threads=t).run(m.arrays)[g.outputs[0].name] for t in (1, 2, 3))
+    one, two, three = (run(g, m.arrays, t) for t in (1, 2, 3))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
