@@ -16,6 +16,7 @@ if __name__ == "__main__":
     sys.path += sys.argv[1:]
 
 import llvmlite.binding as llvm
+from llvmlite.binding.newpassmanagers import NewPassManager
 
 
 class IRError(Exception):
@@ -49,7 +50,11 @@ def optimised(ir: str, tm: llvm.TargetMachine, triple: str) -> llvm.ModuleRef:
     options.loop_unrolling = options.loop_interleaving = False
     builder = llvm.create_pass_builder(tm, options)
     passes = builder.getModulePassManager()
-    passes.run(module, builder)
+    try:
+        passes.run(module, builder)
+    finally:  # its own close() frees nothing: in llvmlite 0.50 the base class that comes first hides the one that knows how
+        NewPassManager._dispose(passes)
+        passes.detach()
     return module
 
 
