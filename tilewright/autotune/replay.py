@@ -16,18 +16,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..backends.llvm.emit import parallel_extent
 from ..backends.target import Target
+from ..compiler.build import make_options
+from ..compiler.compile import Inputs, first_graph
 from ..compiler.schedule.source import Choice, Wanted
 from ..errors import InputError, ScheduleError
 from ..ir.loops import Scheduled
 from .log import Hardware, Record, Steps, TuningLog, decisions
 from .schedules import primitive, scheduled, space_of
-from .task import Task, model_text, task_of
+from .task import Task, model_text, task_of, tasks_of
 
 MARGIN = 1.03  # times faster than the default's record that a schedule must be where nothing was decided by comparing them
 
@@ -57,7 +60,7 @@ class LogSource:
     def choose(self, wanted: Sequence[Wanted], target: Target, threads: int) -> list[Choice]:
         tasks = [task_of(w, target, threads) for w in wanted]
         decided = self.decided(tasks, target, threads)
-        return [_named(choose(t, self._of_task.get(t.hash, ()), decided.get(t.hash)), w) for t, w in zip(tasks, wanted, strict=True)]
+        return [_named(choose(t, self.records_of(t), decided.get(t.hash))[0], w) for t, w in zip(tasks, wanted, strict=True)]
 
     def records_of(self, task: Task) -> list[Record]:
         return self._of_task.get(task.hash, [])
@@ -75,8 +78,8 @@ class LogSource:
         return out
 
 
-def choose(task: Task, records: Sequence[Record], decided: tuple[Steps, str] | None) -> Choice:
-    """What the module says, for one task."""
+def choose(task: Task, records: Sequence[Record], decided: tuple[Steps, str] | None) -> tuple[Choice, Steps]:
+    """What the module says, for one task; and the steps where a record was applied, else those of the default, []."""
     kind = Hardware.of(task.target).kind
     good = [r for r in records if r.ok]
     mine = [r for r in good if r.target.kind == kind and r.threads == task.threads]
@@ -84,33 +87,33 @@ def choose(task: Task, records: Sequence[Record], decided: tuple[Steps, str] | N
         steps, whence = decided
         return _apply(task, steps, whence if steps else f"{whence}: the compiler's own schedule was not beaten")
     if mine:
-        own = min((r.ns for r in mine if not r.schedule), default=None)
+        own = min((r.ns for r in mine if not r.schedule), default=0.0)
         best = min(mine, key=lambda r: r.ns)
-        if own is not None and best.ns * MARGIN > own:
+        if own and best.ns * MARGIN > own:
             return _apply(task, [], f"the compiler's own schedule: none of {len(mine)} records beats it by {MARGIN - 1:.0%}")
         return _apply(task, best.schedule, f"{best.ns / 1e3:.3g} µs" + (f", {own / best.ns:.2f} times the compiler's own" if own else ""))
     if near := [r for r in good if r.schedule and Hardware.of(task.target).triple == r.target.triple]:
         return _adapt(task, near)
     if good:
         there = sorted({f"{r.target.cpu} ({r.target.triple.split('-')[0]})" for r in good})
-        return Choice(task.default(), "rejected", f"records of {', '.join(there)} only")
+        return Choice(task.default(), "rejected", f"records of {', '.join(there)} only"), []
     if records:
         last = records[-1]
-        return Choice(task.default(), "rejected", f"all {len(records)} trials failed; the last: {last.status}: {last.error}"[:200])
-    return Choice(task.default(), "missing")
+        return Choice(task.default(), "rejected", f"all {len(records)} trials failed; the last: {last.status}: {last.error}"[:200]), []
+    return Choice(task.default(), "missing"), []
 
 
-def _apply(task: Task, steps: Steps, reason: str) -> Choice:
+def _apply(task: Task, steps: Steps, reason: str) -> tuple[Choice, Steps]:
     try:
-        return Choice(scheduled(task, steps), "applied", reason)
+        return Choice(scheduled(task, steps), "applied", reason), steps
     except ScheduleError as e:
         found = _repaired(task, steps)
         if found is not None:
-            return Choice(found, "adapted", f"the record does not fit this version ({e})"[:200])
-        return Choice(task.default(), "rejected", f"the record does not fit: {e}"[:200])
+            return Choice(found, "adapted", f"the record does not fit this version ({e})"[:200]), []
+        return Choice(task.default(), "rejected", f"the record does not fit: {e}"[:200]), []
 
 
-def _adapt(task: Task, records: Sequence[Record]) -> Choice:
+def _adapt(task: Task, records: Sequence[Record]) -> tuple[Choice, Steps]:
     """The best schedule of each other kind of machine, brought here. One that divides the work among fewer threads than the
     default does is no use here."""
     least = min(task.threads, max(1, parallel_extent(task.default())))
@@ -127,8 +130,8 @@ def _adapt(task: Task, records: Sequence[Record]) -> Choice:
         elif max(1, parallel_extent(s)) < least:
             why = f"the record of {where} leaves threads without work"
         else:
-            return Choice(s, "adapted", f"from {where}; checked, not measured here")
-    return Choice(task.default(), "rejected", why)
+            return Choice(s, "adapted", f"from {where}; checked, not measured here"), []
+    return Choice(task.default(), "rejected", why), []
 
 
 def _repaired(task: Task, steps: Steps) -> Scheduled | None:
@@ -147,6 +150,57 @@ def _named(c: Choice, w: Wanted) -> Choice:
     return replace(c, scheduled=replace(c.scheduled, program=replace(c.scheduled.program, name=w.program.name)))
 
 
+# -- looking at it -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of one task's records. recorded, measured: seconds of the applied schedule then and now; None: not known."""
+
+    task: Task
+    status: str
+    reason: str
+    recorded: float | None = None
+    measured: float | None = None
+
+    @property
+    def drift(self) -> float | None:
+        """By how much it is slower now: 0.1 is ten percent."""
+        return self.measured / self.recorded - 1 if self.measured and self.recorded else None
+
+
+def replay(model: object, log: Path, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
+           precision: str = "f32", strict: bool = False, measure: bool = False) -> list[Replayed]:
+    """What `compile(model, schedules=log)` makes of each task. threads: default: those of most of the log's records for this
+    model. measure: times what is applied once more. Raises InputError where the log cannot be read, and as `compile`."""
+    source = LogSource.read(log)
+    options = make_options(target, threads, precision, None, True, strict)
+    tasks = tasks_of(first_graph(model, inputs), options)
+    if threads is None and (used := Counter(r.threads for t in tasks for r in source.records_of(t))):
+        options = replace(options, threads=used.most_common(1)[0][0])
+        tasks = [replace(t, threads=options.threads) for t in tasks]
+    decided = source.decided(tasks, options.target, options.threads)
+    found = [(t, *choose(t, source.records_of(t), decided.get(t.hash))) for t in tasks]
+    times = _measured([(t, steps) for t, c, steps in found if c.status == "applied"]) if measure else {}
+    return [Replayed(t, c.status, c.reason, _recorded(source, t, steps) if c.status == "applied" else None, times.get(t.hash))
+            for t, c, steps in found]
+
+
+def _recorded(source: LogSource, task: Task, steps: Steps) -> float | None:
+    kind, key = Hardware.of(task.target).kind, json.dumps(steps, sort_keys=True)
+    return min((r.ns * 1e-9 for r in source.records_of(task) if r.ok and r.key[1] == key and r.target.kind == kind
+                and r.threads == task.threads), default=None)
+
+
+def _measured(wanted: Sequence[tuple[Task, Steps]]) -> dict[str, float]:
+    """task -> seconds now, checked against the reference as any candidate."""
+    from .measure import Measurer
+    if not wanted:
+        return {}
+    with Measurer(wanted[0][0].target, wanted[0][0].threads) as m:
+        futures = {t.hash: m.submit(t, steps) for t, steps in wanted}
+        results = {t: f.result() for t, f in futures.items()}
+    return {t: min(r.samples_ns) * 1e-9 for t, r in results.items() if r.ok}
+
+
 class Fixed:
     """A `ScheduleSource` of given decisions: task -> steps; the default where there are none."""
 
@@ -156,4 +210,4 @@ class Fixed:
 
     def choose(self, wanted: Sequence[Wanted], target: Target, threads: int) -> list[Choice]:
         tasks = [task_of(w, target, threads) for w in wanted]
-        return [_named(choose(t, (), (self._steps.get(t.hash, []), "tuned")), w) for t, w in zip(tasks, wanted, strict=True)]
+        return [_named(choose(t, (), (self._steps.get(t.hash, []), "tuned"))[0], w) for t, w in zip(tasks, wanted, strict=True)]

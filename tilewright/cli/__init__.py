@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..errors import TilewrightError
+from . import tuning as _tuning  # noqa: F401  (registers its commands)
 from .commands import app
 from .console import error
 
