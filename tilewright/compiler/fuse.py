@@ -349,14 +349,18 @@ class _Fuser:
 def innermost_step(n: Node) -> int:
     """How far apart in (contiguous) memory a one-load layout op reads the elements of its last dimension that has more
     than one; -1: not a fixed distance."""
-    from ..ir.affine import address
-    from ..ir.expr import Axis, Buffer, Load
+    from ..ir.affine import Div, address, linear
+    from ..ir.expr import Axis, Buffer, Load, axes_of
     from ..ir.op import OPS
     x = n.inputs[0]
     assert x is not None
     made = OPS[n.op].compute(n.attrs, tuple(v.type for v in n.outputs), Buffer("x", x.type.dtype, x.type.shape))
     assert made and isinstance(made[0].body, Load)
-    where = address(made[0].body)
-    if any(not isinstance(a, Axis) for a, _ in where.terms):
-        return -1
-    return next((where.coefficient(a) for a in reversed(made[0].axes) if a.extent > 1), 1)
+    last = next((a for a in reversed(made[0].axes) if a.extent > 1), None)
+    if last is None:
+        return 1
+    for i in made[0].body.index:
+        odd = [a for a, _ in linear(i).terms if not isinstance(a, Axis)]
+        if odd and (last in axes_of(i) or not all(isinstance(a, Div) for a in odd)):  # repeated rows are as good as rows
+            return -1
+    return address(made[0].body).coefficient(last)

@@ -32,12 +32,14 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.intern import Interner
 from ..ir.kinds import cost
 from ..ir.op import OPS
+from ..ir.ops.blocked import ConcatBlockedAttrs, pieces
 from ..ir.ops.slices import AxisAttrs, PadAttrs
+from ..ir.ops.upsample import FactorAttrs
 from ..ir.program import Compute, Program
 from ..ir.types import contiguous_strides
 from .collapse import collapse_axes
 from .fuse import CHEAP, Group, Partition
-from .views import Placement, Role, Views
+from .views import Placement, Role, Views, phase_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,13 @@ def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int
                                      for vs in (node.operands, node.outputs)), label=node.op, group=index),)
     if role.kind == "parts":
         return _parts(graph, group.anchor, views, role.parts, index)
+    if role.kind == "phases":
+        assert isinstance(group.anchor.attrs, FactorAttrs)
+        places = phase_places(group.anchor.attrs, place[group.outputs[0].name])
+        return tuple(_copy(graph, v, place[v.name], places[k], "interleave", index)
+                     for k, v in enumerate(group.anchor.operands) if k in role.parts)
+    if role.kind == "pieces":
+        return _pieces(group.anchor, views, role.parts, index)
     if role.kind == "border":
         return (_border(group.anchor, place[group.outputs[0].name], index),)
     literals = {v.name: c for v in group.inputs if (c := _literal(graph, v)) is not None}
@@ -133,6 +142,34 @@ def _parts(graph: Graph, node: Node, views: Views, parts: tuple[int, ...], index
             out.append(_copy(graph, v, views.placements[v.name], dst, "concat", index))
         at += v.type.shape[axis]
     return tuple(out)
+
+
+def _pieces(node: Node, views: Views, parts: tuple[int, ...], index: int) -> tuple[Kernel, ...]:
+    """The copies of a concat inside blocks, one for each run of blocks that move alike, and zeros for the lanes left over."""
+    assert isinstance(node.attrs, ConcatBlockedAttrs)
+    out, a = node.outputs[0].type, node.attrs
+    n, count, h, w, width = out.shape
+    whole, dtype = views.placements[node.outputs[0].name], out.dtype
+    kernels: list[Kernel] = []
+
+    def add(to: int, lane: int, shape: tuple[int, ...], source: tuple[Buffer, Ref] | None, factors: tuple[int, ...]) -> None:
+        y = Buffer("y0", dtype, shape, whole.strides)
+        axes = tuple(Axis(f"i{k}", m) for k, m in enumerate(shape))
+        index_of = [Var(x) // f if f > 1 else Var(x) for x, f in zip(axes, (1, 1, *factors, 1), strict=True)]
+        body = wrap(0, dtype) if source is None else Load(source[0], tuple(index_of))
+        program = Program("concat", () if source is None else (source[0],), (y,), (Compute(y, axes, body),))
+        ref = Ref(whole.storage, whole.offset + to * whole.strides[1] + lane)
+        kernels.append(Kernel(collapse_axes(program), None, () if source is None else (source[1],), (ref,), "concat", index))
+    for p in pieces(a.channels, width):
+        if p.part not in parts:
+            continue
+        x, place = node.operands[p.part], views.placements[node.operands[p.part].name]
+        buffer = Buffer("x0", dtype, (n, p.blocks, *x.type.shape[2:4], p.lanes), place.strides)
+        source = buffer, Ref(place.storage, place.offset + p.block * place.strides[1] + p.lane)
+        add(p.to_block, p.to_lane, (n, p.blocks, h, w, p.lanes), source, a.factors[2 * p.part:2 * p.part + 2])
+    if used := sum(a.channels) % width:
+        add(count - 1, used, (n, 1, h, w, width - used), None, (1, 1))
+    return tuple(kernels)
 
 
 def _border(node: Node, place: Placement, index: int) -> Kernel:

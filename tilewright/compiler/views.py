@@ -20,7 +20,9 @@ from ..ir.affine import Atom, Div, Linear, Mod, linear
 from ..ir.expr import Axis, Buffer, Load
 from ..ir.graph import Graph, Node, Value
 from ..ir.op import OPS
+from ..ir.ops.blocked import ConcatBlockedAttrs
 from ..ir.ops.slices import AxisAttrs, PadAttrs
+from ..ir.ops.upsample import FactorAttrs, phase_starts
 from ..ir.types import DType, contiguous_strides
 from .fuse import Group, Partition
 
@@ -52,7 +54,8 @@ class Placement:
 @dataclass(frozen=True, slots=True)
 class Role:
     """What a group has to do at run time: "kernel" computes its outputs, "view" nothing, "parts" copies only the concat's
-    inputs in `parts`, "border" fills only what surrounds a padded value."""
+    inputs in `parts`, "phases" and "pieces" the same for what is interleaved or joined inside blocks, "border" fills only what
+    surrounds a padded value."""
 
     kind: str
     why: str = ""
@@ -175,6 +178,10 @@ class _Planner:
             return self._pad_role(node, node.attrs, place)
         if node.op == "concat" and isinstance(node.attrs, AxisAttrs):
             return self._concat_role(node, node.attrs.axis, place)
+        if node.op == "interleave" and isinstance(node.attrs, FactorAttrs):
+            return self._interleave_role(node, node.attrs, place)
+        if node.op == "concat_blocked":
+            return self._pieces_role(node, place)
         if (move := self.moves.get(out.name)) and (want := uncompose(move, place)) and self._claim(move.source, want):
             return Role("view", f"%{move.source.name} is written where %{out.name} is")
         return Role("kernel", f"%{out.name} is a copy: its readers need other strides than those of its source")
@@ -196,6 +203,24 @@ class _Planner:
         if not left:
             return Role("view", "its parts are written in place")
         return Role("parts", f"{len(node.operands) - len(left)} of {len(node.operands)} parts are written in place", tuple(left))
+
+    def _interleave_role(self, node: Node, attrs: FactorAttrs, place: Placement) -> Role:
+        left = [k for k, (x, want) in enumerate(zip(node.operands, phase_places(attrs, place), strict=True)) if not self._claim(x, want)]
+        if not left:
+            return Role("view", "its phases are written in place")
+        return Role("phases", f"{len(node.operands) - len(left)} of {len(node.operands)} phases are written in place", tuple(left))
+
+    def _pieces_role(self, node: Node, place: Placement) -> Role:
+        """Parts of whole blocks that begin with a block are written in place; so is a last part that begins with one."""
+        assert isinstance(node.attrs, ConcatBlockedAttrs)
+        width, left, at = node.outputs[0].type.shape[4], [], 0
+        for k, (x, m) in enumerate(zip(node.operands, node.attrs.channels, strict=True)):
+            whole = at % width == 0 and m % width == 0 and node.attrs.factors[2 * k:2 * k + 2] == (1, 1)
+            want = Placement(place.storage, place.offset + at // width * place.strides[1], place.strides)
+            if not (whole and self._claim(x, want)):
+                left.append(k)
+            at += m
+        return Role("pieces", f"{len(node.operands) - len(left)} of {len(node.operands)} parts are written in place", tuple(left))
 
     def _claim(self, v: Value, want: Placement) -> bool:
         """Places v (through the views it is made by) at `want`, if its producer can write there and its other readers can
@@ -293,6 +318,13 @@ def _atom_step(a: Atom, step: Mapping[Axis, int]) -> int | None:
         inner = _step(a.arg, step)
         return None if inner is None else inner * a.by if isinstance(a, Div) else inner
     return None
+
+
+def phase_places(attrs: FactorAttrs, whole: Placement) -> list[Placement]:
+    """Where each part of an interleaved tensor is."""
+    strides = tuple(s * f for s, f in zip(whole.strides, attrs.factors, strict=True))
+    return [Placement(whole.storage, whole.offset + sum(a * s for a, s in zip(at, whole.strides, strict=True)), strides)
+            for at in phase_starts(attrs.factors)]
 
 
 def normal_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:

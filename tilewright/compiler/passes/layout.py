@@ -21,6 +21,8 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.op import OPS
 from ...ir.ops.conv import ConvAttrs
 from ...ir.ops.elementwise import Map
+from ...ir.ops.slices import SliceAttrs
+from ...ir.ops.upsample import FactorAttrs
 from ...ir.ops.winograd import TILE, tiles
 from ...ir.types import F32, TensorType
 
@@ -31,7 +33,7 @@ MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks
 
 def choose_layouts(g: Graph, target: Target, strict: bool = False) -> Graph:
     """`g` with blocked images; the block is the target's f32 vector width. `strict`: direct sums only, no Winograd."""
-    if not any(n.op == "conv" for n in g.nodes):
+    if not any(n.op in ("conv", "interleave") for n in g.nodes):
         return g
     return _Layouts(g, max(4, target.vector_bytes // 4), strict).run()
 
@@ -44,6 +46,8 @@ class _Layouts:
         self.blocked: dict[str, Value] = {}
         self.made_plain: dict[str, Value] = {}
         self.virtual: dict[str, Value] = {}  # plain values that exist only as blocked ones so far
+        self.phases: dict[str, tuple[tuple[Value, ...], FactorAttrs]] = {}  # interleaved plain values -> their blocked parts
+        self.repeated: dict[str, tuple[Value, tuple[int, int]]] = {}  # repeated plain values -> what is repeated, how often
 
     def run(self) -> Graph:
         def visit(n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
@@ -97,6 +101,8 @@ class _Layouts:
         """The node on blocked images, None where it stays plain."""
         if n.op == "conv":
             return self._conv(n, ins, b)
+        if n.op == "interleave":
+            return self._interleave(n, ins, b)
         if not any(v is not None and v.name in self.virtual for v in ins):
             return None
         x = ins[0]
@@ -115,18 +121,44 @@ class _Layouts:
             case "pad" if n.attrs.before[1] == n.attrs.after[1] == 0:  # type: ignore[attr-defined]
                 a = n.attrs
                 return self._new(n, b.op("pad", xb, before=(*a.before, 0), after=(*a.after, 0), mode=a.mode, value=a.value), b)  # type: ignore[attr-defined]
-            case "slice" if n.attrs.sizes[1] == x.type.shape[1]:  # type: ignore[attr-defined]
+            case "slice" if isinstance(n.attrs, SliceAttrs) and self._whole_blocks(n.attrs, x.type.shape[1]):
                 a, c = n.attrs, self.c
-                return self._new(n, b.op("slice", xb, starts=(a.starts[0], 0, *a.starts[2:], 0), steps=(a.steps[0], 1, *a.steps[2:], 1),  # type: ignore[attr-defined]
-                                         sizes=(a.sizes[0], xb.type.shape[1], *a.sizes[2:], c)), b)  # type: ignore[attr-defined]
+                starts, sizes = (a.starts[0], a.starts[1] // c, *a.starts[2:], 0), (a.sizes[0], -(-a.sizes[1] // c), *a.sizes[2:], c)
+                return self._new(n, b.op("slice", xb, starts=starts, steps=(a.steps[0], 1, *a.steps[2:], 1), sizes=sizes), b)
+            case "repeat" if isinstance(n.attrs, FactorAttrs) and n.attrs.factors[:2] == (1, 1):
+                new = self._new(n, b.op("repeat", xb, factors=(*n.attrs.factors, 1)), b)
+                self.repeated[new[0].name] = (xb, (n.attrs.factors[2], n.attrs.factors[3]))
+                return new
             case "gather" if n.attrs.axis in (2, 3) and ins[1] is not None and ins[1].type.rank == 1 and ins[1].name not in self.virtual:  # type: ignore[attr-defined]
                 return self._new(n, b.emit("gather", [xb, ins[1]], n.attrs)[0], b)
         return None
+
+    def _whole_blocks(self, a: SliceAttrs, channels: int) -> bool:
+        """Whether a slice takes whole blocks of channels."""
+        if a.sizes[1] == channels:
+            return a.steps[1] == 1
+        end = a.starts[1] + a.sizes[1]
+        return a.steps[1] == 1 and a.starts[1] % self.c == 0 and (end % self.c == 0 or end == channels) and a.sizes[1] > 0
+
+    def _interleave(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value]:
+        """Phases of images in blocks stay apart as long as maps follow: they end in the kernels that make the phases."""
+        parts = [v for v in ins if v is not None]
+        assert isinstance(n.attrs, FactorAttrs)
+        if n.outputs[0].type.rank == 4 and n.attrs.factors[:2] == (1, 1) and all(v.name in self.virtual for v in parts):
+            return self._interleaved(n, [self.blocked[v.name] for v in parts], n.attrs, b)
+        return OPS["interleave"].decompose(n.attrs, b, *(self.plain(v, b) for v in parts)) or ()
+
+    def _interleaved(self, n: Node, parts: Sequence[Value], a: FactorAttrs, b: GraphBuilder) -> tuple[Value, ...]:
+        new = self._new(n, b.op("interleave", *parts, factors=(*a.factors, 1)), b)
+        self.phases[new[0].name] = (tuple(parts), a)
+        return new
 
     def _map(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
         out = n.outputs[0].type
         if out.rank != 4 or not any(v is not None and v.name in self.virtual and v.type.shape[1] == out.shape[1] for v in ins):
             return None
+        if (apart := self._map_of_phases(n, ins, b)) is not None:
+            return apart
         operands: list[Value | None] = []
         for v in ins:
             if v is None or v.type.size == 1 and v.name not in self.virtual:
@@ -140,6 +172,20 @@ class _Layouts:
             else:
                 operands.append(self.to_blocked(v, b))
         return self._new(n, b.emit(n.op, operands, n.attrs)[0], b)
+
+    def _map_of_phases(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
+        """A map of an interleaved image and of values that are the same at all its points, on each phase."""
+        where = [k for k, v in enumerate(ins) if v is not None and v.name in self.phases]
+        flat = all(k in where or v is None or v.type.rank < 3 and v.type.size == 1 or v.type.rank == 4 and v.type.shape[2:] == (1, 1)
+                   and v.type.shape[1] == n.outputs[0].type.shape[1] for k, v in enumerate(ins))
+        if len(where) != 1 or not flat:
+            return None
+        image = ins[where[0]]
+        assert image is not None
+        parts, a = self.phases[image.name]
+        rest = [v if v is None or k in where else b.op("reshape", v, shape=(1,)) if v.type.size == 1 and v.name not in self.virtual
+                else self.to_blocked(v, b) for k, v in enumerate(ins)]
+        return self._interleaved(n, [b.emit(n.op, [x if k in where else v for k, v in enumerate(rest)], n.attrs)[0] for x in parts], a, b)
 
     def _pool(self, n: Node, xb: Value, b: GraphBuilder) -> Value:
         from dataclasses import replace
@@ -155,10 +201,20 @@ class _Layouts:
         if n.outputs[0].type.rank != 4:
             return None
         if axis == 1 and any(v.type.shape[1] % self.c for v in parts[:-1]):
-            return None
+            return self._concat_lanes(n, parts, b)
         if axis != 1 and not all(v.name in self.virtual for v in parts):
             return None
         return self._new(n, b.op("concat", *(self.to_blocked(v, b) for v in parts), axis=axis), b)
+
+    def _concat_lanes(self, n: Node, parts: Sequence[Value], b: GraphBuilder) -> Sequence[Value] | None:
+        """Channels that do not fill blocks move to other lanes, repeated images at the same time; runs shorter than a quarter
+        of a vector do not pay."""
+        channels = tuple(v.type.shape[1] for v in parts)
+        if any(m % (self.c // 4) for m in channels[:-1]) or not all(v.name in self.virtual for v in parts):
+            return None
+        sources = [self.repeated.get(v.name, (self.blocked[v.name], (1, 1))) for v in parts]
+        factors = tuple(f for _, pair in sources for f in pair)
+        return self._new(n, b.op("concat_blocked", *(x for x, _ in sources), channels=channels, factors=factors), b)
 
     # -- convolutions --------------------------------------------------------------------------------------------------
     def _conv(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:

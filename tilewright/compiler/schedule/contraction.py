@@ -104,23 +104,25 @@ def _cycles(roles: Roles, t: Tile, lanes: int, target: Target) -> float:
     columns = roles.m[-1].extent if roles.m else 1
     rows = roles.m[-2].extent if len(roles.m) > 1 else 1
     k = math.prod(a.extent for a in roles.k)
+    streamed = k * t.vectors * lanes * 4 > target.l1d // 2
     total = 0.0
     for h, hn in _balanced(rows, t.rows):
         for w, wn in _balanced(columns, t.columns):
             n = _n_vectors(roles, lanes)
             full, rest = divmod(n, t.vectors)
             for v, vn in ((t.vectors, full), (rest, 1 if rest else 0)):
-                total += hn * wn * vn * (_step(h * w, v, target) * k + TILE_OVERHEAD + h * w * v)
+                total += hn * wn * vn * (_step(h * w, v, target, streamed) * k + TILE_OVERHEAD + h * w * v)
     return total
 
 
-def _step(points: int, vectors: int, target: Target) -> float:
-    """Cycles of one k step: multiply-add ports, load ports, or the latency of the accumulators' chains. Vectors of the
-    wide operand stream from the second-level cache, scalars of the narrow one from the first: the small terms. Without
-    fused multiply-adds (SSE) a broadcast is a shuffle, which shares three ports with the multiplications and additions."""
+def _step(points: int, vectors: int, target: Target, streamed: bool = True) -> float:
+    """Cycles of one k step: multiply-add ports, load ports, or the latency of the accumulators' chains. Loads are never quite
+    free (the other hyperthread of a core takes its part of the ports), the wide operand's dear where its panel is `streamed`
+    from the second-level cache: the small terms. Without fused multiply-adds (SSE) a broadcast is a shuffle, which shares
+    three ports with the multiplications and additions."""
     if not target.has_fma:
         return max((2 * points * vectors + points) / 3, 4.0) + 0.08 * vectors + 0.05 * points
-    return max(points * vectors / 2, (points + vectors) / 2, 4.0) + 0.3 * vectors + 0.05 * points
+    return max(points * vectors / 2, (points + vectors) / 2, 4.0) + (0.3 if streamed else 0.15) * vectors + 0.15 * points
 
 
 def _balanced(extent: int, size: int) -> list[tuple[int, int]]:

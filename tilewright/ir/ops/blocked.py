@@ -5,12 +5,12 @@ leave lanes whose values nobody reads: a convolution sums over the real channels
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..expr import Buffer, Expr
+from ..expr import Buffer, Expr, all_of, select
 from ..graph import Attrs
 from ..op import OPS, Op, Sample, register
 from ..program import Compute, compute, reduce
@@ -77,6 +77,106 @@ class FromBlocked(Op):
 
     def samples(self) -> Iterable[Sample]:
         yield Sample((np.random.default_rng(0).standard_normal((2, 2, 3, 2, 4)).astype("f4"),), BlockAttrs(4, 5))
+
+
+@dataclass(frozen=True, slots=True)
+class ConcatBlockedAttrs(Attrs):
+    """`channels`: real channels of each part. `factors`: how often each part's rows and columns repeat, two a part."""
+
+    channels: tuple[int, ...] = ()
+    factors: tuple[int, ...] = ()
+
+
+@register
+class ConcatBlocked(Op):
+    """Parts [N, ceil(C_k/c), H/fh, W/fw, c] joined along their real channels: [N, ceil(sum C_k / c), H, W, c]. Where channels
+    do not fill blocks, parts move to other lanes; lanes beyond the last channel hold anything."""
+
+    name = "concat_blocked"
+    Attrs = ConcatBlockedAttrs
+
+    def infer(self, attrs: ConcatBlockedAttrs, *parts: TensorType) -> tuple[TensorType, ...]:
+        n, _, h, w, c = parts[0].shape
+        h, w = h * attrs.factors[0], w * attrs.factors[1]
+        for k, (p, channels) in enumerate(zip(parts, attrs.channels, strict=True)):
+            fh, fw = attrs.factors[2 * k:2 * k + 2]
+            if p.dtype != parts[0].dtype or (p.shape[0], p.shape[2] * fh, p.shape[3] * fw, p.shape[4]) != (n, h, w, c) \
+                    or p.shape[1] != -(-channels // c):
+                raise self.fail(f"part {k}, {p}, does not hold {channels} channels of an image {h}x{w} in blocks of {c}")
+        return (TensorType(parts[0].dtype, (n, -(-sum(attrs.channels) // c), h, w, c)),)
+
+    def reference(self, attrs: ConcatBlockedAttrs, *parts: np.ndarray) -> tuple[np.ndarray, ...]:
+        plain = [_plain(p, p.shape[4], channels).repeat(attrs.factors[2 * k], 2).repeat(attrs.factors[2 * k + 1], 3)
+                 for k, (p, channels) in enumerate(zip(parts, attrs.channels, strict=True))]
+        return OPS["to_blocked"].reference(BlockAttrs(parts[0].shape[4]), np.concatenate(plain, 1))
+
+    def compute(self, attrs: ConcatBlockedAttrs, outs: tuple[TensorType, ...], *parts: Buffer) -> tuple[Compute, ...]:
+        width = parts[0].shape[4]
+        total = sum(attrs.channels)
+
+        def body(n: Expr, cb: Expr, h: Expr, w: Expr, lane: Expr) -> Expr:
+            c, end, value = cb * width + lane, total, None
+            for k in reversed(range(len(parts))):
+                start = end - attrs.channels[k]
+                fh, fw = attrs.factors[2 * k:2 * k + 2]
+                own = c - start
+                inside = all_of([*([c >= start] if start else []), *([c < end] if end < len_of(outs) else [])])
+                at = (n, own // width, h // fh, w // fw, own % width)
+                x = parts[k][at] if inside is None else parts[k].at(at, inside, 0)
+                value = x if value is None else select(c >= end, value, x)
+                end = start
+            assert value is not None
+            return value
+        return (compute("out0", parts[0].dtype, outs[0].shape, body),)
+
+    def samples(self) -> Iterable[Sample]:
+        rng = np.random.default_rng(0)
+
+        def case(factors: tuple[int, ...], channels: tuple[int, ...], c: int) -> Sample:
+            parts = []
+            for k, m in enumerate(channels):
+                shape = (1, -(-m // c), 6 // factors[2 * k], 4 // factors[2 * k + 1], c)
+                parts.append(OPS["to_blocked"].reference(BlockAttrs(c), rng.standard_normal((1, m, *shape[2:4])).astype("f4"))[0])
+            return Sample(tuple(parts), ConcatBlockedAttrs(channels, factors))
+        yield case((1, 1, 1, 1), (6, 10), 4)
+        yield case((3, 2, 1, 1, 2, 4), (6, 4, 2), 4)
+        yield case((1, 1, 2, 2, 1, 1), (24, 24, 16), 16)
+        yield case((2, 2), (5,), 8)
+
+
+def len_of(outs: tuple[TensorType, ...]) -> int:
+    """Channels that blocked outputs have room for."""
+    return outs[0].shape[1] * outs[0].shape[4]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Lanes that move together in a concat: of `part`, blocks from `block` on, `lanes` lanes from `lane` on; in the result the
+    first is block `to_block` and lane `to_lane`; `blocks` blocks follow each other on both sides."""
+
+    part: int
+    block: int
+    blocks: int
+    lane: int
+    to_block: int
+    to_lane: int
+    lanes: int
+
+
+def pieces(channels: Sequence[int], width: int) -> list[Piece]:
+    """What a concat along channels in blocks of `width` consists of."""
+    out, at = [], 0
+    for k, m in enumerate(channels):
+        shift = at % width
+        full, rest = divmod(m, width)
+        runs = [(0, full, width), *([(full, 1, rest)] if rest else [])]
+        for block, blocks, valid in runs:
+            for lane, lanes in ((0, min(valid, width - shift)), (width - shift, valid - (width - shift))):
+                if lanes > 0 and blocks:
+                    to = at + block * width + lane
+                    out.append(Piece(k, block, blocks, lane, to // width, to % width, lanes))
+        at += m
+    return out
 
 
 @dataclass(frozen=True, slots=True)

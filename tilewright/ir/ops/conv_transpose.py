@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from .conv import wide
 from .shape import expand, full, reshape, transpose
 from .slices import concat, pad
 from .window import attr_ints, extent
+
+NARROW = 8  # output channels below which all phases together make better use of vectors than each alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +110,49 @@ class ConvTranspose(Op):
         spatial, r = x.type.shape[2:], x.type.rank - 2
         per_dim = [phases(*z) for z in zip(spatial, w.type.shape[2:], attrs.strides, attrs.dilations, attrs.begins, attrs.sizes,
                                            strict=True)]
-        parts = [self._phase(attrs, b, x, w, bias, ps) for ps in itertools.product(*per_dim)]
-        n, o, *counts = parts[0].type.shape
-        y = reshape(b, concat(b, parts, 1), (n, *attrs.strides, o, *counts))
-        order = [0, r + 1]
-        for k in range(r):
-            order += [r + 2 + k, 1 + k]
-        y = reshape(b, transpose(b, y, order), (n, o, *(c * s for c, s in zip(counts, attrs.strides, strict=True))))
+        o = w.type.shape[1]
+        alike = all(len({(p.taps, p.step, p.pad, p.end, p.empty) for p in ps}) == 1 and not ps[0].empty for ps in per_dim)
+        if o < NARROW and attrs.groups == 1 and alike:
+            y = self._all_phases(attrs, b, x, w, bias, per_dim)
+        else:
+            parts = [self._phase(attrs, b, x, w, bias, ps) for ps in itertools.product(*per_dim)]
+            y = parts[0] if len(parts) == 1 else b.op("interleave", *parts, factors=(1, 1, *attrs.strides))
         return (pad(b, y, (0,) * (r + 2), (0, 0, *(m - c for m, c in zip(attrs.sizes, y.type.shape[2:], strict=True)))),)
+
+    def _all_phases(self, attrs: ConvTransposeAttrs, b: GraphBuilder, x: Value, w: Value, bias: Value | None,
+                    per_dim: Sequence[Sequence[Phase]]) -> Value:
+        """Phases that read the same window of x, as the channels of one convolution, then sorted: x is read once, and few
+        channels fill a vector."""
+        r, o = len(per_dim), w.type.shape[1]
+        kernels = [self._kernel(b, w, 1, ps) for ps in itertools.product(*per_dim)]
+        y = self._conv(b, x, concat(b, kernels, 0), None if bias is None else concat(b, [bias] * len(kernels), 0), 1,
+                       tuple(ps[0] for ps in per_dim))
+        n, _, *counts = y.type.shape
+        order = [0, r + 1, *(i for k in range(r) for i in (r + 2 + k, 1 + k))]
+        y = transpose(b, reshape(b, y, (n, *attrs.strides, o, *counts)), order)
+        return reshape(b, y, (n, o, *(c * s for c, s in zip(counts, attrs.strides, strict=True))))
 
     def _phase(self, attrs: ConvTransposeAttrs, b: GraphBuilder, x: Value, w: Value, bias: Value | None,
                ps: tuple[Phase, ...]) -> Value:
-        """One phase of the output: x (cropped where a pad is negative) convolved with every step-th tap, reversed."""
+        """One phase of the output: x convolved with every step-th tap, reversed."""
         r, g = len(ps), attrs.groups
         o = w.type.shape[1] * g
         if any(p.empty for p in ps):
             shape = (x.type.shape[0], o, *(-(-m // s) for m, s in zip(attrs.sizes, attrs.strides, strict=True)))
             return full(b, shape, 0, x.type) if bias is None else expand(b, reshape(b, bias, (o, *(1,) * r)), shape)
-        sub = b.op("slice", w, starts=(0, 0, *(p.first for p in ps)), steps=(1, 1, *(-p.step for p in ps)),
-                   sizes=(*w.type.shape[:2], *(p.taps for p in ps)))
-        taps = tuple(p.taps for p in ps)
-        kernel = reshape(b, sub, (g, x.type.shape[1] // g, o // g, *taps))
-        kernel = reshape(b, transpose(b, kernel, (0, 2, 1, *range(3, 3 + r))), (o, x.type.shape[1] // g, *taps))
+        return self._conv(b, x, self._kernel(b, w, g, ps), bias, g, ps)
+
+    def _kernel(self, b: GraphBuilder, w: Value, g: int, ps: tuple[Phase, ...]) -> Value:
+        """The taps of one phase as the kernel [O, C/g, taps…] of a convolution."""
+        c, per_group, taps = w.type.shape[0], w.type.shape[1], tuple(p.taps for p in ps)
+        sub = b.op("slice", w, starts=(0, 0, *(p.first for p in ps)), steps=(1, 1, *(-p.step for p in ps)), sizes=(c, per_group, *taps))
+        kernel = reshape(b, sub, (g, c // g, per_group, *taps))
+        return reshape(b, transpose(b, kernel, (0, 2, 1, *range(3, 3 + len(ps)))), (per_group * g, c // g, *taps))
+
+    def _conv(self, b: GraphBuilder, x: Value, kernel: Value, bias: Value | None, g: int, ps: tuple[Phase, ...]) -> Value:
+        """x, cropped where a pad is negative, convolved at stride 1."""
         x = pad(b, x, (0, 0, *(min(p.pad, 0) for p in ps)), (0, 0, *(min(p.end, 0) for p in ps)))
-        return b.op("conv", x, kernel, bias, strides=(1,) * r, dilations=tuple(p.dilation for p in ps), groups=g,
+        return b.op("conv", x, kernel, bias, strides=(1,) * len(ps), dilations=tuple(p.dilation for p in ps), groups=g,
                     pads=(*(max(p.pad, 0) for p in ps), *(max(p.end, 0) for p in ps)))
 
     def samples(self) -> Iterable[Sample]:

@@ -1,6 +1,6 @@
 """Resize and Upsample: one axis after another, each by a table of source positions and weights made while importing.
 
-Nearest becomes a reshape (whole factors), a slice or a gather; the other modes become `resample`. Semantics follow the
+Nearest becomes a repeat (whole factors), a slice or a gather; the other modes become `resample`. Semantics follow the
 ONNX reference (Resize-19), coordinates in f64.
 """
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..graph import Value
 from ..op import OnnxNode, Op, Sample, from_onnx, register
 from ..program import Compute, compute, reduce
 from ..types import F32, TensorType
-from .shape import expand, normalize_axis, reshape
+from .shape import normalize_axis
 from .slices import AxisAttrs, slice_axis
 
 
@@ -146,11 +146,8 @@ def tables(s: Sampling, a: Axis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _nearest(b: GraphBuilder, x: Value, a: Axis, index: np.ndarray) -> Value:
     """Elements `index` of one axis, without an index table where their pattern allows."""
-    shape = x.type.shape
     if a.m % a.n == 0 and np.array_equal(index, np.arange(a.m) // (a.m // a.n)):
-        k = a.axis + 1
-        apart = reshape(b, x, (*shape[:k], 1, *shape[k:]))
-        return reshape(b, expand(b, apart, (*shape[:k], a.m // a.n, *shape[k:])), (*shape[:a.axis], a.m, *shape[k:]))
+        return b.op("repeat", x, factors=tuple(a.m // a.n if k == a.axis else 1 for k in range(x.type.rank)))
     steps = np.unique(np.diff(index))
     if steps.size <= 1:
         return slice_axis(b, x, a.axis, int(index[0]), a.m, int(steps[0]) if steps.size else 1)

@@ -1,0 +1,108 @@
+"""Images in blocks of channels: what the layout pass makes of concats, enlargements and transposed convolutions."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tilewright.ir.ops  # noqa: F401
+from tilewright.backends.target import Target
+from tilewright.compiler.fuse import fuse
+from tilewright.compiler.passes import default_passes
+from tilewright.compiler.passes.dce import dce
+from tilewright.compiler.passes.layout import choose_layouts
+from tilewright.compiler.views import plan_views
+from tilewright.ir.builder import GraphBuilder
+from tilewright.ir.graph import Graph, Value
+from tilewright.ir.interpreter import run_graph
+from tilewright.ir.ops.blocked import pieces
+from tilewright.ir.types import F32, TensorType
+
+TARGET = Target.parse("x86-64-v4")  # blocks of 16
+
+
+def start(*shape: int) -> tuple[GraphBuilder, Value, np.random.Generator]:
+    b = GraphBuilder("g")
+    return b, b.input("x", TensorType(F32, shape)), np.random.default_rng(0)
+
+
+def conv(b: GraphBuilder, x: Value, o: int, rng: np.random.Generator, k: int = 1) -> Value:
+    w = b.weight("w", rng.standard_normal((o, x.type.shape[1], k, k)).astype("f4"))
+    return b.op("conv", x, w, strides=(1, 1), pads=(k // 2,) * 4, dilations=(1, 1), groups=1)
+
+
+def laid_out(g: Graph) -> Graph:
+    """The graph in blocks, with the results it had before."""
+    before = g
+    for p in default_passes():
+        g = p.run(g)
+    g = dce(choose_layouts(g, TARGET))
+    rng = np.random.default_rng(1)
+    inputs = {v.name: rng.standard_normal(v.type.shape).astype("f4") for v in g.inputs}
+    want, got = run_graph(before, inputs), run_graph(g, inputs)
+    for a, b in zip(before.outputs, g.outputs, strict=True):
+        np.testing.assert_allclose(got[b.name], want[a.name], rtol=1e-4, atol=1e-4)
+    return g
+
+
+def roles(g: Graph) -> dict[str, str]:
+    p = fuse(g)
+    weights = 0
+    return {x.label: r.kind for x, r in zip(p.groups, plan_views(g, p, weights).roles, strict=True)}
+
+
+def ops(g: Graph) -> list[str]:
+    return [n.op for n in g.nodes]
+
+
+def test_a_map_reads_the_smaller_image() -> None:
+    b, x, rng = start(1, 16, 4, 4)
+    small = conv(b, x, 32, rng)
+    large = conv(b, b.op("repeat", x, factors=(1, 1, 2, 2)), 32, rng)
+    total = b.op("relu", b.op("add", large, b.op("repeat", small, factors=(1, 1, 2, 2))))
+    g = laid_out(b.graph([conv(b, total, 16, rng), conv(b, large, 16, rng)]))
+    assert ops(g).count("from_blocked") == 2  # the results alone
+    assert any("repeat" in label and "add" in label for label in roles(g))
+
+
+@pytest.mark.parametrize("channels", [(24, 24, 24), (16, 8, 20), (24, 9), (9, 24)])
+def test_channels_that_fill_no_blocks_change_lanes(channels: tuple[int, ...]) -> None:
+    b, x, rng = start(1, 16, 6, 6)
+    large = b.op("repeat", x, factors=(1, 1, 2, 2))
+    parts = [b.op("repeat", conv(b, x, m, rng), factors=(1, 1, 2, 2)) if m == 24 else conv(b, large, m, rng) for m in channels]
+    g = laid_out(b.graph([conv(b, b.op("concat", *parts, axis=1), 16, rng, 3)]))
+    assert ("concat_blocked" in ops(g)) == (channels != (9, 24))
+
+
+def test_pieces_cover_every_lane_once() -> None:
+    for channels in ((24, 24, 24, 24), (16, 8, 20), (5, 3, 30), (1,), (32, 16)):
+        seen = [(p.part, (p.block + i) * 16 + p.lane + j, (p.to_block + i) * 16 + p.to_lane + j)
+                for p in pieces(channels, 16) for i in range(p.blocks) for j in range(p.lanes)]
+        at = [(k, c, sum(channels[:k]) + c) for k, m in enumerate(channels) for c in range(m)]
+        assert sorted(seen) == at
+
+
+def test_blocks_are_cut_without_copies() -> None:
+    b, x, rng = start(1, 16, 6, 6)
+    y = conv(b, x, 64, rng)
+    half = b.op("slice", y, starts=(0, 32, 0, 0), steps=(1,) * 4, sizes=(1, 32, 6, 6))
+    g = laid_out(b.graph([conv(b, half, 16, rng)]))
+    assert ops(g).count("from_blocked") == 1 and roles(g)["slice"] == "view"
+
+
+def test_phases_of_a_transposed_convolution_are_written_in_place() -> None:
+    b, x, rng = start(1, 16, 5, 5)
+    w = b.weight("w", rng.standard_normal((32, 24, 2, 2)).astype("f4"))
+    y = b.op("conv_transpose", conv(b, x, 32, rng), w, b.weight("bias", rng.standard_normal(24).astype("f4")),
+             strides=(2, 2), dilations=(1, 1), begins=(0, 0), sizes=(10, 10), groups=1)
+    g = laid_out(b.graph([conv(b, b.op("relu", y), 16, rng)]))
+    assert ops(g).count("interleave") == 1 and ops(g).count("relu") == 4 and ops(g).count("from_blocked") == 1
+    found = roles(g)
+    assert found["interleave"] == "view" and "conv_direct+relu" in found
+
+
+def test_few_channels_of_a_transposed_convolution_are_made_at_once() -> None:
+    b, x, rng = start(1, 16, 5, 5)
+    w = b.weight("w", rng.standard_normal((16, 3, 2, 2)).astype("f4"))
+    y = b.op("conv_transpose", x, w, strides=(2, 2), dilations=(1, 1), begins=(0, 0), sizes=(10, 10), groups=1)
+    g = laid_out(b.graph([y]))
+    assert "interleave" not in ops(g) and sum(n.op == "conv_direct" for n in g.nodes) == 1
