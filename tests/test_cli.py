@@ -180,6 +180,22 @@ def test_inspect_stages(cli: Run, dense: Path, stage: str, word: str) -> None:
     assert code == 0 and word in out
 
 
+def test_strict_has_no_winograd(cli: Run, tmp_path: Path) -> None:
+    w = onnx.numpy_helper.from_array(np.full((32, 32, 3, 3), 0.5, np.float32), "w")
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 32, 16, 16]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])], "g", [x], [y], [w])
+    model = tmp_path / "conv.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), model)
+    for strict in ((), ("--strict",)):
+        code, out, _ = cli("inspect", model, "--stage", "fused", *strict)
+        assert code == 0 and ("winograd" in out) != bool(strict)
+        assert cli("run", model, "--random", 1, *strict)[0] == 0
+        assert cli("compile", model, "-o", tmp_path / "conv.twx", *strict)[0] == 0
+        code, out, _ = cli("bench", model, "--seconds", 0, *strict)
+        assert code == 0
+    assert cli("run", tmp_path / "conv.twx", "--random", 1, "--strict")[0] == 2
+
+
 def test_inspect_shows_another_processors_code(cli: Run, dense: Path) -> None:
     code, out, _ = cli("inspect", dense, "--stage", "asm", "--target", "aarch64")
     assert code == 0 and "fmla" in out
