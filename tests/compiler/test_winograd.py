@@ -81,7 +81,7 @@ def test_errors_are_what_the_page_states(i: int, size: int, positive: bool) -> N
 
 
 @pytest.mark.parametrize(("n", "i", "o", "h", "w", "pads"), [
-    (1, 32, 40, 9, 13, (1, 1, 1, 1)), (2, 35, 33, 16, 15, (1, 1, 1, 1)), (1, 64, 64, 14, 18, (0, 0, 0, 0)),
+    (1, 64, 40, 9, 13, (1, 1, 1, 1)), (2, 35, 33, 16, 15, (1, 1, 1, 1)), (1, 64, 64, 14, 18, (0, 0, 0, 0)),
     (1, 33, 32, 17, 14, (2, 0, 1, 1)), (3, 48, 32, 7, 8, (0, 1, 2, 0)), (1, 256, 64, 14, 14, (1, 1, 1, 1))])
 @pytest.mark.parametrize("target", ["native", "x86-64-v3"])
 def test_every_edge_is_right(n: int, i: int, o: int, h: int, w: int, pads: tuple[int, int, int, int], target: str) -> None:

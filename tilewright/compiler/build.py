@@ -75,16 +75,16 @@ class Lowered:
     choices: tuple[Choice, ...] = ()  # the schedule of each
 
 
-def passes_for(target: Target, strict: bool = False) -> tuple[pipeline.Pass, ...]:
+def passes_for(target: Target, strict: bool = False, threads: int = 1) -> tuple[pipeline.Pass, ...]:
     """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd)."""
-    return (*default_passes(), pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict)),
+    return (*default_passes(), pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict, threads)),
             pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
 
 
 def lower_graph(graph: Graph, options: Options) -> Lowered:
     """Passes, preparation, fusion, views, programs and schedules."""
     trace = pipeline.Trace()
-    graph = pipeline.run(graph, passes_for(options.target, options.strict), trace=trace)
+    graph = pipeline.run(graph, passes_for(options.target, options.strict, options.threads), trace=trace)
     prepared = split_preparation(graph)
     partition = fuse(prepared.main)
     views = plan_views(prepared.main, partition, len(prepared.parameters))

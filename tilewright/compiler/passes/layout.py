@@ -23,26 +23,28 @@ from ...ir.ops.conv import ConvAttrs
 from ...ir.ops.elementwise import Map
 from ...ir.ops.slices import SliceAttrs
 from ...ir.ops.upsample import FactorAttrs
-from ...ir.ops.winograd import TILE, tiles
+from ...ir.ops.winograd_strips import StripAttrs
+from ...ir.ops.winograd_tiles import transform
 from ...ir.types import F32, TensorType
+from .winograd_choice import Form, Layer, best_form
 
-WINOGRAD_CHANNELS = 16  # up to this many on either side do not pay for the transforms
-WINOGRAD_TILES = 12  # fewer 4x4 tiles than this do not keep the multiplication's registers busy
 MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
 
 
-def choose_layouts(g: Graph, target: Target, strict: bool = False) -> Graph:
-    """`g` with blocked images; the block is the target's f32 vector width. `strict`: direct sums only, no Winograd."""
+def choose_layouts(g: Graph, target: Target, strict: bool = False, threads: int = 1) -> Graph:
+    """`g` with blocked images; the block is the target's f32 vector width. `strict`: direct sums only, no Winograd.
+    `threads`: how many may take part; the results do not depend on it."""
     if not any(n.op in ("conv", "interleave") for n in g.nodes):
         return g
-    return _Layouts(g, max(4, target.vector_bytes // 4), strict).run()
+    return _Layouts(g, target, strict, threads).run()
 
 
 class _Layouts:
     """`blocked`: plain value name -> its blocked twin; `plain`: the other way round. Each is made on demand, once."""
 
-    def __init__(self, g: Graph, block: int, strict: bool):
-        self.g, self.c, self.strict = g, block, strict
+    def __init__(self, g: Graph, target: Target, strict: bool, threads: int):
+        self.g, self.c, self.strict = g, max(4, target.vector_bytes // 4), strict
+        self.target, self.threads = target, threads
         self.blocked: dict[str, Value] = {}
         self.made_plain: dict[str, Value] = {}
         self.virtual: dict[str, Value] = {}  # plain values that exist only as blocked ones so far
@@ -235,8 +237,8 @@ class _Layouts:
         c = self.c
         small = x.name not in self.virtual and x.name not in self.blocked and i < c and g == 1
         xi = self.plain(x, b) if small else self.to_blocked(x, b)
-        if self._winograd_pays(a, w, out):
-            return self._new(n, self._winograd(xi, w, bias, a, out, b), b)
+        if not small and (form := self._form(a, w, out)) is not None:
+            return self._new(n, self._winograd(xi, w, bias, a, out, form, b), b)
         xi = self._padded(xi, a, b)
         if g > 1:
             xi = b.op("reshape", xi, shape=(xi.type.shape[0] * g, xi.type.shape[1] // g, *xi.type.shape[2:]))
@@ -246,28 +248,30 @@ class _Layouts:
             y = b.op("reshape", y, shape=(out.shape[0], y.type.shape[1] * g, *y.type.shape[2:]))
         return self._new(n, y, b)
 
-    def _winograd_pays(self, a: ConvAttrs, w: Value, out: TensorType) -> bool:
-        """Whether F(4x4, 3x3) beats the direct sum: enough channels to carry the transforms, enough tiles to carry the
-        four times larger weights."""
+    def _form(self, a: ConvAttrs, w: Value, out: TensorType) -> Form | None:
+        """How Winograd computes the convolution; None where it cannot, may not, or is no faster than the direct sum."""
         o, i, *kernel = w.type.shape
         if self.strict or kernel != [3, 3] or a.groups != 1 or a.strides != (1, 1) or a.dilations != (1, 1):
-            return False
-        count = out.shape[0] * tiles(out.shape[2]) * tiles(out.shape[3])
-        return i > WINOGRAD_CHANNELS and o > WINOGRAD_CHANNELS and count >= WINOGRAD_TILES
+            return None
+        n, _, height, width = out.shape
+        return best_form(Layer(n, i, o, height, width), self.target, self.threads)
 
-    def _winograd(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, out: TensorType, b: GraphBuilder) -> Value:
+    def _winograd(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, out: TensorType, form: Form, b: GraphBuilder) -> Value:
         c, (_, o, h, wd) = self.c, out.shape
+        strips = StripAttrs(h, wd, form.tile, form.rows or transform(form.tile).count(h))
         top, left = a.pads[:2]
-        sizes = ((h, top, x.type.shape[2]), (wd, left, x.type.shape[3]))
-        bottom, right = (TILE * tiles(m) + 2 - before - size for m, before, size in sizes)
+        bottom, right = (full - before - size for full, before, size in zip(strips.padded, (top, left), x.type.shape[2:4], strict=True))
         x = b.op("pad", x, before=(0, 0, top, left, 0), after=(0, 0, bottom, right, 0)) if any((top, left, bottom, right)) else x
         rows = -(-o // c) * c
         if rows != o:
             w = b.op("pad", w, before=(0,) * 4, after=(rows - o, 0, 0, 0))
             bias = None if bias is None else b.op("pad", bias, before=(0,), after=(rows - o,))
         b2 = None if bias is None else b.op("reshape", bias, shape=(rows // c, c))
-        m = b.op("winograd_multiply", b.op("winograd_input", x), b.op("winograd_weights", w))
-        return b.op("winograd_output", m, x, w, b2, height=h, width=wd)
+        u = b.op("winograd_weights", w, tile=form.tile)
+        if form.rows:
+            return b.emit("conv_winograd", [x, w, u, b2], strips)[0]
+        m = b.op("winograd_multiply", b.op("winograd_input", x, tile=form.tile), u)
+        return b.op("winograd_output", m, x, w, b2, height=h, width=wd, tile=form.tile)
 
     def _grouped(self, w: Value, bias: Value | None, g: int, rows: int, b: GraphBuilder) -> tuple[Value, Value | None]:
         """w as [G, rows, I, kh, kw] and bias as [G, rows], both padded with zeros to `rows` output channels."""

@@ -125,6 +125,19 @@ def _step(points: int, vectors: int, target: Target, streamed: bool = True) -> f
     return max(points * vectors / 2, (points + vectors) / 2, 4.0) + (0.3 if streamed else 0.15) * vectors + 0.15 * points
 
 
+def product_cycles(points: int, vectors: int, k: int, target: Target) -> float:
+    """The fewest estimated cycles of a matrix product: `points` rows by `vectors` vectors of columns over `k` steps."""
+    best = math.inf
+    for v in range(1, min(6, vectors) + 1):
+        most = (target.vector_registers - (4 if target.arch == "aarch64" else 1 if target.has_fma else 2) - v) // v
+        if most < 1:
+            break
+        full, rest = divmod(vectors, v)
+        best = min(best, sum(n * count * (_step(size, width, target) * k + TILE_OVERHEAD + size * width)
+                             for size, n in _balanced(points, most) for width, count in ((v, full), (rest, int(rest > 0)))))
+    return best
+
+
 def _balanced(extent: int, size: int) -> list[tuple[int, int]]:
     """(block size, count) of a balanced split."""
     t = -(-extent // size)

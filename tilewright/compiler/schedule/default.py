@@ -7,6 +7,7 @@ from ...ir.program import Program
 from .attention import schedule_attention
 from .contraction import schedule_contraction
 from .rows import schedule_rows
+from .strips import schedule_strips
 from .transforms import schedule_transform
 
 
@@ -14,4 +15,5 @@ def default_schedule(p: Program, target: Target, packable: frozenset[str] = froz
     """`packable` names the inputs that the caller can lay out beforehand (weights)."""
     if len(p.computes) == 1 and (s := schedule_contraction(p, target, packable)) is not None:
         return s
-    return schedule_attention(p, target) or schedule_transform(p, target) or schedule_rows(p, target)
+    return (schedule_attention(p, target) or schedule_strips(p, target, packable) or schedule_transform(p, target)
+            or schedule_rows(p, target))

@@ -17,39 +17,37 @@ an infinity or NaN there makes infinite or NaN, and nothing that is added to one
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..expr import Buffer, Expr, Table, cast
+from ..expr import Buffer, Expr, cast
 from ..graph import Attrs
 from ..op import OPS, Op, Sample, register
 from ..program import Compute, compute, reduce, rescue
-from ..types import F32, F64, TensorType
+from ..types import F64, TensorType
+from .winograd_tiles import TILES, entry, spread, transform
 
-TILE, SPAN = 4, 6  # results and inputs of a tile, each way
-B_T = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
-G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))
-A_T = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 _CHUNK = 2048  # channel pairs whose weights are transformed at once: temporaries stay in the second-level cache
 
 
-def _table(rows: tuple[tuple[float, ...], ...], i: Expr, j: Expr) -> Table:
-    return Table(tuple(float(v) for r in rows for v in r), i * len(rows[0]) + j, F32)
+@dataclass(frozen=True, slots=True)
+class TileAttrs(Attrs):
+    """tile: results of a tile each way, 2 or 4."""
+
+    tile: int = 4
 
 
-def _spread(x: np.ndarray) -> np.ndarray:
-    """G @ x along the first dimension, written out: no matrix library with threads of its own, and half the operations."""
-    a, b, c = x
-    even, odd = (a + c) / -6, b / 6
-    wide, step = a / 24 + c / 6, b / 12
-    return np.stack((a / 4, even - odd, even + odd, wide + step, wide - step, c))
-
-
-def tiles(n: int) -> int:
-    """Tiles that cover n results."""
-    return -(-n // TILE)
+def spread_weights(w: np.ndarray, tile: int) -> np.ndarray:
+    """w [O, I, 3, 3] -> G w G' as [span * span, O, I], by f64: the rounding of U counts in every product."""
+    span = transform(tile).span
+    u = np.empty((span, span, w.shape[0] * w.shape[1]), w.dtype)
+    for at in range(0, u.shape[2], _CHUNK):
+        part = np.moveaxis(w.reshape(-1, 3, 3)[at:at + _CHUNK], 0, 2).astype(np.float64, "C")
+        u[:, :, at:at + _CHUNK] = spread(spread(part, tile).swapaxes(0, 1), tile).swapaxes(0, 1)
+    return u.reshape(span * span, *w.shape[:2])
 
 
 @register
@@ -57,26 +55,28 @@ class WinogradWeights(Op):
     """w [O, I, 3, 3] -> G w G' as [36, O, I]."""
 
     name = "winograd_weights"
+    Attrs = TileAttrs
 
-    def infer(self, attrs: Attrs, w: TensorType) -> tuple[TensorType, ...]:
+    def infer(self, attrs: TileAttrs, w: TensorType) -> tuple[TensorType, ...]:
         if w.rank != 4 or w.shape[2:] != (3, 3):
             raise self.fail(f"weight {w} is not 3x3")
-        return (TensorType(w.dtype, (SPAN * SPAN, *w.shape[:2])),)
+        if attrs.tile not in TILES:
+            raise self.fail(f"tiles have 2 or 4 results each way, not {attrs.tile}")
+        return (TensorType(w.dtype, (transform(attrs.tile).points, *w.shape[:2])),)
 
-    def reference(self, attrs: Attrs, w: np.ndarray) -> tuple[np.ndarray, ...]:
-        u = np.empty((SPAN, SPAN, w.shape[0] * w.shape[1]), w.dtype)
-        for at in range(0, u.shape[2], _CHUNK):  # in f64: the rounding of U counts in every product
-            part = np.moveaxis(w.reshape(-1, 3, 3)[at:at + _CHUNK], 0, 2).astype(np.float64, "C")
-            u[:, :, at:at + _CHUNK] = _spread(_spread(part).swapaxes(0, 1)).swapaxes(0, 1)
-        return (u.reshape(SPAN * SPAN, *w.shape[:2]),)
+    def reference(self, attrs: TileAttrs, w: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (spread_weights(w, attrs.tile),)
 
-    def compute(self, attrs: Attrs, outs: tuple[TensorType, ...], w: Buffer) -> tuple[Compute, ...]:
+    def compute(self, attrs: TileAttrs, outs: tuple[TensorType, ...], w: Buffer) -> tuple[Compute, ...]:
+        f = transform(attrs.tile)
+
         def body(x: Expr, o: Expr, i: Expr) -> Expr:
-            return reduce("sum", (3, 3), lambda r, s: _table(G, x // SPAN, r) * _table(G, x % SPAN, s) * w[o, i, r, s])
+            return reduce("sum", (3, 3), lambda r, s: entry(f.g, x // f.span, r) * entry(f.g, x % f.span, s) * w[o, i, r, s])
         return (compute("out0", w.dtype, outs[0].shape, body),)
 
     def samples(self) -> Iterable[Sample]:
-        yield Sample((np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype("f4"),))
+        for tile in TILES:
+            yield Sample((np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype("f4"),), TileAttrs(tile))
 
 
 @register
@@ -84,35 +84,41 @@ class WinogradInput(Op):
     """x [N, B, H + 2, W + 2, c], H and W multiples of 4 -> [36, B, N * H/4 * W/4, c]."""
 
     name = "winograd_input"
+    Attrs = TileAttrs
 
-    def infer(self, attrs: Attrs, x: TensorType) -> tuple[TensorType, ...]:
+    def infer(self, attrs: TileAttrs, x: TensorType) -> tuple[TensorType, ...]:
         n, b, h, w, c = x.shape
-        if (h - 2) % TILE or (w - 2) % TILE:
-            raise self.fail(f"{x} is not two more than whole tiles each way")
-        return (TensorType(x.dtype, (SPAN * SPAN, b, n * ((h - 2) // TILE) * ((w - 2) // TILE), c)),)
+        m = attrs.tile
+        if m not in TILES or (h - 2) % m or (w - 2) % m:
+            raise self.fail(f"{x} is not two more than whole tiles of {m} each way")
+        return (TensorType(x.dtype, (transform(m).points, b, n * ((h - 2) // m) * ((w - 2) // m), c)),)
 
-    def reference(self, attrs: Attrs, x: np.ndarray) -> tuple[np.ndarray, ...]:
-        d = np.lib.stride_tricks.sliding_window_view(x, (SPAN, SPAN), (2, 3))[:, :, ::TILE, ::TILE]  # n b th tw c r s
-        b_t = np.array(B_T, x.dtype)
+    def reference(self, attrs: TileAttrs, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        f = transform(attrs.tile)
+        d = np.lib.stride_tricks.sliding_window_view(x, (f.span, f.span), (2, 3))[:, :, ::f.tile, ::f.tile]  # n b th tw c r s
+        b_t = np.array(f.b_t, x.dtype)
         v = np.einsum("ir,nbhwcrs,js->ijbnhwc", b_t, d, b_t, optimize=True)
-        return (np.ascontiguousarray(v.reshape(SPAN * SPAN, x.shape[1], -1, x.shape[4])),)
+        return (np.ascontiguousarray(v.reshape(f.points, x.shape[1], -1, x.shape[4])),)
 
-    def compute(self, attrs: Attrs, outs: tuple[TensorType, ...], x: Buffer) -> tuple[Compute, ...]:
+    def compute(self, attrs: TileAttrs, outs: tuple[TensorType, ...], x: Buffer) -> tuple[Compute, ...]:
+        f = transform(attrs.tile)
+        m, span = f.tile, f.span
         _, blocks, count, c = outs[0].shape
-        tw = (x.shape[3] - 2) // TILE
-        per_image = (x.shape[2] - 2) // TILE * tw
+        tw = (x.shape[3] - 2) // m
+        per_image = (x.shape[2] - 2) // m * tw
 
         def rows(b: Expr, t: Expr, i: Expr, s: Expr, lane: Expr) -> Expr:
             at = t % per_image
-            return reduce("sum", (SPAN,), lambda r: _table(B_T, i, r) * x[t // per_image, b, at // tw * TILE + r, at % tw * TILE + s, lane])
-        half = compute("half", x.dtype, (blocks, count, SPAN, SPAN, c), rows)
+            return reduce("sum", (span,), lambda r: entry(f.b_t, i, r) * x[t // per_image, b, at // tw * m + r, at % tw * m + s, lane])
+        half = compute("half", x.dtype, (blocks, count, span, span, c), rows)
 
         def body(p: Expr, b: Expr, t: Expr, lane: Expr) -> Expr:
-            return reduce("sum", (SPAN,), lambda s: _table(B_T, p % SPAN, s) * half.buffer[b, t, p // SPAN, s, lane])
+            return reduce("sum", (span,), lambda s: entry(f.b_t, p % span, s) * half.buffer[b, t, p // span, s, lane])
         return (half, compute("out0", x.dtype, outs[0].shape, body))
 
     def samples(self) -> Iterable[Sample]:
-        yield Sample((np.random.default_rng(0).standard_normal((2, 2, 10, 6, 4)).astype("f4"),), rtol=1e-5)
+        for tile in TILES:
+            yield Sample((np.random.default_rng(0).standard_normal((2, 2, 10, 6, 4)).astype("f4"),), TileAttrs(tile))
 
 
 @register
@@ -147,10 +153,17 @@ class WinogradMultiply(Op):
 
 @dataclass(frozen=True, slots=True)
 class ImageAttrs(Attrs):
-    """Size of the images."""
+    """Size of the images, and results of a tile each way."""
 
     height: int = 0
     width: int = 0
+    tile: int = 4
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Tiles of an image, down and across."""
+        f = transform(self.tile)
+        return f.count(self.height), f.count(self.width)
 
 
 @register
@@ -165,8 +178,10 @@ class WinogradOutput(Op):
 
     def infer(self, attrs: ImageAttrs, m: TensorType, x: TensorType, w: TensorType,
               bias: TensorType | None = None) -> tuple[TensorType, ...]:
-        per_image = tiles(attrs.height) * tiles(attrs.width)
-        _, blocks, count, c = m.shape
+        points, blocks, count, c = m.shape
+        if attrs.tile not in TILES or points != transform(attrs.tile).points:
+            raise self.fail(f"{m} does not hold tiles as {attrs} says")
+        per_image = math.prod(attrs.tiles)
         if count % per_image or (bias is not None and bias.shape != (blocks, c)):
             raise self.fail(f"{m} and bias {bias} do not fit {attrs}")
         images = count // per_image
@@ -179,26 +194,27 @@ class WinogradOutput(Op):
     def reference(self, attrs: ImageAttrs, m: np.ndarray, x: np.ndarray, w: np.ndarray,
                   bias: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         _, b, t, c = m.shape
-        th, tw = tiles(attrs.height), tiles(attrs.width)
-        grid = m.reshape(SPAN, SPAN, b, t // (th * tw), th, tw, c)
-        a_t = np.array(A_T, m.dtype)
+        f, (th, tw) = transform(attrs.tile), attrs.tiles
+        grid = m.reshape(f.span, f.span, b, t // (th * tw), th, tw, c)
+        a_t = np.array(f.a_t, m.dtype)
         y = np.einsum("pi,ijbnhwc,qj->nbhpwqc", a_t, grid, a_t, optimize=True)
-        y = np.ascontiguousarray(y.reshape(y.shape[0], b, th * TILE, tw * TILE, c)[:, :, :attrs.height, :attrs.width])
-        _plain_sums(y, x, w)
+        y = np.ascontiguousarray(y.reshape(y.shape[0], b, th * f.tile, tw * f.tile, c)[:, :, :attrs.height, :attrs.width])
+        plain_sums(y, x, w)
         return (y if bias is None else y + bias[None, :, None, None, :],)
 
     def compute(self, attrs: ImageAttrs, outs: tuple[TensorType, ...], m: Buffer, x: Buffer, w: Buffer,
                 bias: Buffer | None = None) -> tuple[Compute, ...]:
-        n, blocks, height, width, c = outs[0].shape
-        th, tw, per_block = tiles(height), tiles(width), x.shape[4]
+        n, blocks, _, _, c = outs[0].shape
+        f, (th, tw), per_block = transform(attrs.tile), attrs.tiles, x.shape[4]
+        tile, span = f.tile, f.span
 
         def columns(image: Expr, b: Expr, h: Expr, w: Expr, i: Expr, q: Expr, lane: Expr) -> Expr:
-            return reduce("sum", (SPAN,), lambda j: _table(A_T, q, j) * m[i * SPAN + j, b, (image * th + h) * tw + w, lane])
-        half = compute("half", m.dtype, (n, blocks, th, tw, SPAN, TILE, c), columns)
+            return reduce("sum", (span,), lambda j: entry(f.a_t, q, j) * m[i * span + j, b, (image * th + h) * tw + w, lane])
+        half = compute("half", m.dtype, (n, blocks, th, tw, span, tile, c), columns)
 
         def body(image: Expr, b: Expr, row: Expr, column: Expr, lane: Expr) -> Expr:
-            fast = reduce("sum", (SPAN,), lambda i: _table(A_T, row % TILE, i)
-                          * half.buffer[image, b, row // TILE, column // TILE, i, column % TILE, lane])
+            fast = reduce("sum", (span,), lambda i: entry(f.a_t, row % tile, i)
+                          * half.buffer[image, b, row // tile, column // tile, i, column % tile, lane])
             y: Expr = rescue(fast, w.shape[1:], lambda k, r, s: cast(x[image, k // per_block, row + r, column + s, k % per_block], F64)
                              * cast(w[b * c + lane, k, r, s], F64))
             return y if bias is None else y + bias[b, lane]
@@ -211,16 +227,17 @@ class WinogradOutput(Op):
             return rng.standard_normal(shape).astype("f4")
         yield Sample((draw(36, 2, 2 * 2 * 3, 4), draw(2, 2, 10, 14, 4), draw(8, 6, 3, 3), draw(2, 4)), ImageAttrs(7, 10), 1e-5)
         yield Sample((draw(36, 1, 4, 16), draw(1, 1, 10, 10, 16), draw(16, 16, 3, 3), None), ImageAttrs(8, 8), 1e-5)
+        yield Sample((draw(16, 1, 12, 16), draw(1, 1, 8, 10, 16), draw(16, 16, 3, 3), None), ImageAttrs(5, 8, 2), 1e-5)
         x, w = draw(2, 2, 10, 14, 4), draw(8, 6, 3, 3)
         x[0, 1, 4, 5, 1], x[1, 0, 0, 13, 0], x[1, 1, 8, 0, 3] = np.inf, np.nan, np.inf  # the last is no channel of w
         w[5, 2, 1, 1] = 0
         with np.errstate(all="ignore"):
-            v, u = (OPS[name].reference(Attrs(), a)[0] for name, a in (("winograd_input", x), ("winograd_weights", w)))
+            v, u = (OPS[name].reference(TileAttrs(), a)[0] for name, a in (("winograd_input", x), ("winograd_weights", w)))
             m = OPS["winograd_multiply"].reference(Attrs(), v, u)[0]
         yield Sample((m, x, w, draw(2, 4)), ImageAttrs(7, 10), 1e-4)
 
 
-def _plain_sums(y: np.ndarray, x: np.ndarray, w: np.ndarray) -> None:
+def plain_sums(y: np.ndarray, x: np.ndarray, w: np.ndarray) -> None:
     """Replaces what is not finite in y [N, B, H, W, c] by the direct sum over x [N, I/c, H + 2, W + 2, c] and w [B * c, I, 3, 3]."""
     bad = np.argwhere(~np.isfinite(y).all(axis=(1, 4)))
     c = y.shape[4]
