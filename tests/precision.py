@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tilewright.compiler.passes.loop_bodies import unrolled
 from tilewright.ir.graph import Graph, Node
 from tilewright.ir.interpreter import run_graph
 from tilewright.ir.op import OPS
@@ -66,13 +67,16 @@ def _isnan(a: np.ndarray) -> np.ndarray:
 
 
 def bounds(graph: Graph, inputs: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, Bound]:
-    """Output name -> Bound, around `run_graph` of the graph as it is."""
+    """Output name -> Bound, around `run_graph` of the graph as it is. The noisy runs see loops written out."""
     want = run_graph(graph, inputs)
+    names = [v.name for v in graph.outputs]
+    graph = unrolled(graph)
+    want = {v.name: want[n] for n, v in zip(names, graph.outputs, strict=True)}
     centre = _noisy(graph, inputs, None)
     rng = np.random.default_rng(seed)
     runs = [_noisy(graph, inputs, rng) for _ in range(DRAWS)]
     out = {}
-    for v in graph.outputs:
+    for name, v in zip(names, graph.outputs, strict=True):
         w, c = want[v.name].astype(np.float64), centre[v.name].astype(np.float64)
         samples = np.stack([r[v.name].astype(np.float64) for r in runs])
         with np.errstate(all="ignore"):
@@ -89,7 +93,7 @@ def bounds(graph: Graph, inputs: Mapping[str, np.ndarray], seed: int = 0) -> dic
                 low, high = np.where(low < -limit, -np.inf, low), np.where(high > limit, np.inf, high)
             else:
                 low, high = np.minimum(samples.min(axis=0), w), np.maximum(samples.max(axis=0), w)
-        out[v.name] = Bound(want[v.name], low, high, bool((samples == c).all()))
+        out[name] = Bound(want[v.name], low, high, bool((samples == c).all()))
     return out
 
 

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tilewright.compiler.fuse import fuse
-from tilewright.compiler.lower import Kernel, Ref, lower
+from tilewright.compiler.lower import Kernel, Ref, lower, with_loops
 from tilewright.compiler.memory import ArenaPlan, plan_arena
 from tilewright.compiler.views import Storage, Views, plan_views
 from tilewright.ir.expr import Buffer
@@ -36,7 +37,9 @@ class Memory:
             return self.block[at:at + s.bytes].view(s.dtype.numpy) if s.id in arena.offsets else np.empty(0, s.dtype.numpy)
         return np.full(s.bytes, 0xA5, np.uint8).view(s.dtype.numpy)
 
-    def view(self, ref: Ref, b: Buffer | TensorType) -> np.ndarray:
+    def view(self, ref: Ref, b: Buffer | TensorType, step: int = 0) -> np.ndarray:
+        """The argument's memory, in step number `step` of a loop."""
+        ref = Ref(ref.storage, ref.offset + step * ref.step)
         strides = b.strides if isinstance(b, Buffer) else Buffer("", b.dtype, b.shape).strides
         flat = self.flat[ref.storage]
         if 0 in b.shape:
@@ -46,23 +49,24 @@ class Memory:
         return as_strided(flat[ref.offset:], b.shape, [s * flat.itemsize for s in strides])
 
 
-def run_kernel(k: Kernel, memory: Memory) -> None:
+def run_kernel(k: Kernel, memory: Memory, step: int = 0) -> None:
     if k.program is None:
         assert k.node is not None
-        ins = [memory.view(r, v.type) for r, v in zip(k.inputs, k.node.operands, strict=True)]
+        ins = [memory.view(r, v.type, step) for r, v in zip(k.inputs, k.node.operands, strict=True)]
         for r, v, a in zip(k.outputs, k.node.outputs, OPS[k.node.op].reference(k.node.attrs, *ins), strict=True):
-            memory.view(r, v.type)[...] = a
+            memory.view(r, v.type, step)[...] = a
         return
-    ins = {b.name: memory.view(r, b) for b, r in zip(k.program.inputs, k.inputs, strict=True)}
+    ins = {b.name: memory.view(r, b, step) for b, r in zip(k.program.inputs, k.inputs, strict=True)}
     got = run_program(k.program, ins)
     for b, r in zip(k.program.outputs, k.outputs, strict=True):
-        memory.view(r, b)[...] = got[b.name]
+        memory.view(r, b, step)[...] = got[b.name]
 
 
 def compile_plan(graph: Graph) -> tuple[tuple[Kernel, ...], Views, ArenaPlan]:
     partition = fuse(graph)
     views = plan_views(graph, partition)
     kernels = lower(graph, partition, views)
+    views = with_loops(views, kernels)
     return kernels, views, plan_arena(kernels, views.storages)
 
 
@@ -71,8 +75,11 @@ def run_plan(graph: Graph, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndar
     kernels, views, arena = compile_plan(graph)
     memory = Memory(graph, views, arena, inputs)
     weights = {s.id: memory.flat[s.id].copy() for s in views.storages.values() if s.kind in ("input", "weight")}
-    for k in kernels:
-        run_kernel(k, memory)
+    for loop, group in groupby(kernels, key=lambda k: k.loop):
+        inside = list(group)
+        for t in range(loop.trips if loop else 1):
+            for k in inside:
+                run_kernel(k, memory, t)
     for name, before in weights.items():
         assert np.array_equal(before.view(np.uint8), memory.flat[name].view(np.uint8)), f"input {name} was written"
     outs = {s.index: memory.flat[s.id] for s in views.storages.values() if s.kind == "output"}

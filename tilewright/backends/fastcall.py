@@ -129,7 +129,8 @@ def block(plan: Plan, run: int, weights: Record, frame: Record, owned: Sequence[
 
 def estimated_ns(plan: Plan) -> float:
     """A guess, on the long side, at what one run takes. Calls of unknown size and host functions are taken for long ones."""
-    return sum(_LONG_NS if isinstance(c, HostCall) or not c.bytes else 20 + max(c.flops / 10, c.bytes / 8) for c in plan.calls)
+    return sum(n * (_LONG_NS if isinstance(c, HostCall) or not c.bytes else 20 + max(c.flops / 10, c.bytes / 8))
+               for c, n in zip(plan.calls, plan.times, strict=True))
 
 
 # -- what the code counts on ---------------------------------------------------------------------------------------------

@@ -26,11 +26,13 @@ class PlanError(TilewrightError):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a buffer lies: `offset` bytes into input, output or weight number `index`, or into the arena (index 0)."""
+    """Where a buffer lies: `offset` bytes into input, output or weight number `index`, or into the arena (index 0); in a
+    loop, `step` bytes further in each step."""
 
     kind: SlotKind
     index: int = 0
     offset: int = 0
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,20 @@ Call = KernelCall | HostCall
 
 
 @dataclass(frozen=True, slots=True)
+class Loop:
+    """The calls at positions first .. last - 1 run `trips` times, all of them in each step."""
+
+    first: int
+    last: int
+    trips: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What one call of the entry point does. `arena_bytes` is the size of the scratch memory (64-byte aligned).
-    `phases`: positions of the calls before which the threads meet, 0 first; (): one thread runs everything."""
+    `phases`: positions of the calls before which the threads meet, 0 first; (): one thread runs everything.
+    `loops`: in order; none in another. One with a call for several threads begins and ends with a phase, and the threads
+    meet in each of its steps as often as it has phases; another one lies within a phase."""
 
     inputs: tuple[NamedType, ...]
     outputs: tuple[NamedType, ...]
@@ -89,6 +102,25 @@ class Plan:
     arena_bytes: int = 0
     calls: tuple[Call, ...] = ()
     phases: tuple[int, ...] = ()
+    loops: tuple[Loop, ...] = ()
+
+    @property
+    def times(self) -> tuple[int, ...]:
+        """How often each call runs."""
+        found = [1] * len(self.calls)
+        for x in self.loops:
+            found[x.first:x.last] = [x.trips] * (x.last - x.first)
+        return tuple(found)
+
+    def divided(self, loop: Loop) -> bool:
+        """Whether several threads take part in the loop's steps."""
+        return bool(self.phases) and any(c.team > 1 for c in self.calls[loop.first:loop.last] if isinstance(c, KernelCall))
+
+    @property
+    def meetings(self) -> int:
+        """How often the threads meet in one call of the plan."""
+        return len(self.phases) + sum(sum(x.first <= p < x.last for p in self.phases) * (x.trips - 1)
+                                      for x in self.loops if self.divided(x))
 
     @property
     def threads(self) -> int:
@@ -108,12 +140,15 @@ class Plan:
     def check(self) -> None:
         """Raises PlanError where a slot points at nothing; everything that comes from a file passes here."""
         counts = {"input": len(self.inputs), "output": len(self.outputs), "weight": len(self.weights), "arena": 1}
+        self._check_loops()
+        times = self.times
         for k, c in enumerate(self.calls):
             extra = (c.workspace,) if isinstance(c, KernelCall) and c.workspace else ()
             for s in (*c.args, *extra):
                 if not 0 <= s.index < counts.get(s.kind, 0) or s.offset < 0:
                     raise PlanError(f"{c.label or 'call'}: {s} lies outside of the plan")
-                if s.kind == "arena" and s.offset > self.arena_bytes:
+                last = s.offset + s.step * (times[k] - 1)
+                if last < 0 or s.kind == "arena" and max(s.offset, last) > self.arena_bytes:
                     raise PlanError(f"{c.label or 'call'}: {s} lies outside of the arena of {self.arena_bytes} bytes")
             if isinstance(c, KernelCall) and (not 1 <= c.team <= MOST_THREADS or c.workspace_step < 0 or (
                     c.workspace is not None and c.workspace.offset + (c.team - 1) * c.workspace_step > self.arena_bytes)):
@@ -125,10 +160,23 @@ class Plan:
         if self.phases and (self.phases[0] != 0 or sorted(set(self.phases)) != list(self.phases) or self.phases[-1] >= len(self.calls)):
             raise PlanError(f"phases {self.phases} are no positions of {len(self.calls)} calls in order")
 
+    def _check_loops(self) -> None:
+        at = 0
+        for x in self.loops:
+            inside = [p for p in self.phases if x.first < p < x.last]
+            if not at <= x.first < x.last <= len(self.calls) or x.trips < 1:
+                raise PlanError(f"{x} is no loop over some of {len(self.calls)} calls, or overlaps with another")
+            if self.divided(x):
+                if x.first not in self.phases or x.last not in (*self.phases, len(self.calls)):
+                    raise PlanError(f"{x} is divided among threads, but they do not meet before and after it")
+            elif inside:
+                raise PlanError(f"{x} is for one thread, but the threads meet before call {inside[0]}")
+            at = x.last
+
     def to_json(self) -> dict[str, object]:
         return {"inputs": _types_json(self.inputs), "outputs": _types_json(self.outputs), "weights": _types_json(self.weights),
                 "arena_bytes": self.arena_bytes, "calls": [_call_json(c) for c in self.calls],
-                "phases": list(self.phases)}
+                "phases": list(self.phases), "loops": [[x.first, x.last, x.trips] for x in self.loops]}
 
     @staticmethod
     def from_json(data: object) -> Plan:
@@ -158,7 +206,7 @@ def _types_json(items: Sequence[NamedType]) -> list[object]:
 
 
 def _slot_json(s: Slot | None) -> list[object] | None:
-    return None if s is None else [s.kind, s.index, s.offset]
+    return None if s is None else [s.kind, s.index, s.offset, *([s.step] if s.step else [])]
 
 
 def _call_json(c: Call) -> dict[str, object]:
@@ -189,10 +237,15 @@ def _named(data: object) -> NamedType:
 
 
 def _slot(data: object) -> Slot:
-    kind, index, offset = _get(data, "", list)
-    if kind not in ("input", "output", "weight", "arena"):
+    kind, index, offset, *step = _get(data, "", list)
+    if kind not in ("input", "output", "weight", "arena") or len(step) > 1:
         raise ValueError(f"{kind!r} is no kind of slot")
-    return Slot(kind, _get(index, "", int), _get(offset, "", int))
+    return Slot(kind, _get(index, "", int), _get(offset, "", int), *(_get(n, "", int) for n in step))
+
+
+def _loop(data: object) -> Loop:
+    first, last, trips = (_get(n, "", int) for n in _get(data, "", list))
+    return Loop(first, last, trips)
 
 
 def _call(data: object) -> Call:
@@ -209,4 +262,5 @@ def _call(data: object) -> Call:
 
 def _plan(d: dict[str, object]) -> Plan:
     return Plan(_list(d, "inputs", _named), _list(d, "outputs", _named), _list(d, "weights", _named), _get(d, "arena_bytes", int),
-                _list(d, "calls", _call), _list(d, "phases", lambda k: _get(k, "", int)) if "phases" in d else ())
+                _list(d, "calls", _call), _list(d, "phases", lambda k: _get(k, "", int)) if "phases" in d else (),
+                _list(d, "loops", _loop) if "loops" in d else ())

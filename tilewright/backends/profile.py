@@ -17,7 +17,7 @@ from .llvm.entry import CTX_ERROR, CTX_FIELDS
 from .llvm.jit import Library, compile_ir, load, load_image, require_host
 from .memory import aligned
 from .peak import f32_peak, memory_bandwidth
-from .plan import KernelCall, Plan, Slot
+from .plan import Call, KernelCall, Plan, Slot
 from .target import Target
 
 _WALK = "tw_profile"
@@ -25,7 +25,8 @@ _WALK = "tw_profile"
 
 @dataclass(frozen=True, slots=True)
 class CallProfile:
-    """One call of the plan. Seconds: median, 10th and 90th percentile. flops and bytes: of one run, 0 where not known."""
+    """One call of the plan; of one in a loop, all its steps together. Seconds: median, 10th and 90th percentile. flops and
+    bytes: 0 where not known."""
 
     label: str
     symbol: str
@@ -95,7 +96,7 @@ def profile(instance: Instance, inputs: Sequence[np.ndarray], seconds: float = 1
     the code is for another kind of machine."""
     require_host(instance.target)
     plan = instance.plan
-    walk = _Walk(instance, inputs)
+    walk = Walk(instance, inputs)
     walk.run()
     stamps, stop = [], time.perf_counter() + seconds
     begin, first = time.perf_counter_ns(), walk.run()
@@ -107,14 +108,14 @@ def profile(instance: Instance, inputs: Sequence[np.ndarray], seconds: float = 1
     steps = np.diff(np.array(stamps), axis=1).astype(np.float64) * tick
     low, median, high = np.percentile(steps, (10, 50, 90), axis=0) if plan.calls else np.zeros((3, 0))
     calls = tuple(CallProfile(c.label, c.symbol if isinstance(c, KernelCall) else f"host {c.op}", float(m), float(lo), float(hi),
-                              c.flops if isinstance(c, KernelCall) else 0, c.bytes, c.reads)
-                  for c, lo, m, hi in zip(plan.calls, low, median, high, strict=True))
+                              n * c.flops if isinstance(c, KernelCall) else 0, n * c.bytes, c.reads)
+                  for c, n, lo, m, hi in zip(plan.calls, plan.times, low, median, high, strict=True))
     loop = f32_peak(instance.target)
     peak = max(loop.gflops(0.002) for _ in range(50))  # the ceiling is what the core can do undisturbed: by short bursts
     return Profile(calls, sum(c.seconds for c in calls), len(stamps), peak, memory_bandwidth())
 
 
-class _Walk:
+class Walk:
     """The calls of a plan with all their pointers resolved. `began`: when the last run started, in ns."""
 
     def __init__(self, instance: Instance, inputs: Sequence[np.ndarray]) -> None:
@@ -139,48 +140,68 @@ class _Walk:
         self.began = 0
 
     def run(self) -> np.ndarray:
-        """The clock before the first call and after each."""
+        """The clock before the first call and after each: of a loop's calls, as if all steps of one came together."""
         self.began = time.perf_counter_ns()
+        self._stamps[:] = 0
         self._call(*self._args)
         self._ctx[CTX_ERROR] = 0  # an index out of range is the caller's to find: a profile measures
-        return self._stamps.copy()
+        return np.cumsum(self._stamps)
 
 
 def walk_ir(plan: Plan, target: Target) -> str:
     """LLVM IR text of
 
         void tw_profile(ptr functions, ptr pointers, ptr ctx, ptr stamps) {
-          stamps[0] = clock();
-          functions[1](pointers[1], pointers[2], …, 0, trips, ctx);  stamps[1] = clock();  …
+          stamps[0] = t0 = clock();
+          functions[1](pointers[1], pointers[2], …, 0, trips, ctx);  t1 = clock(); stamps[1] += t1 - t0;  …
         }
 
-    (element 0 of both tables is not used). The clock is the processor's: of its cycles at the nominal rate on x86-64, the
-    generic timer on AArch64; `profile` compares it with the system's."""
+    (element 0 of both tables is not used; a loop of the plan is one here, whose pointers move on with each step). The clock
+    is the processor's: of its cycles at the nominal rate on x86-64, the generic timer on AArch64; `profile` compares it with
+    the system's."""
     clock = "llvm.readcyclecounter" if target.arch == "x86_64" else "llvm.readsteadycounter"
     lines = [f'target triple = "{target.triple}"', f"declare i64 @{clock}()",
-             f"define void @{_WALK}(ptr %functions, ptr %pointers, ptr %ctx, ptr %stamps) nounwind {{"]
-
-    def stamp(k: int) -> list[str]:
-        return [f"  %t{k} = call i64 @{clock}()", f"  %s{k} = getelementptr i64, ptr %stamps, i64 {k}",
-                f"  store volatile i64 %t{k}, ptr %s{k}"]
-
-    def load_pointer(name: str, table: str, k: int) -> list[str]:
-        return [f"  {name}_at = getelementptr ptr, ptr {table}, i64 {k}", f"  {name} = load ptr, ptr {name}_at"]
-    lines += stamp(0)
-    at = 0
+             f"define void @{_WALK}(ptr %functions, ptr %pointers, ptr %ctx, ptr %stamps) nounwind {{",
+             "entry:", f"  %begin = call i64 @{clock}()", "  store volatile i64 %begin, ptr %stamps", "  br label %call0"]
+    first, ends = {x.first: x for x in plan.loops}, {x.last - 1: x for x in plan.loops}
+    at, step = 1, ""
     for k, c in enumerate(plan.calls):
-        lines += load_pointer(f"%f{k}", "%functions", k + 1)
-        args = []
-        for _ in range(len(c.args) + isinstance(c, KernelCall)):
-            at += 1
-            lines += load_pointer(f"%p{at}", "%pointers", at)
-            args.append(f"ptr %p{at}")
-        if isinstance(c, KernelCall):
-            lines.append(f"  call void %f{k}({', '.join(args)}, i64 0, i64 {c.trips}, ptr %ctx)")
+        lines.append(f"call{k}:")
+        if x := first.get(k):
+            step = f"%step{k}"
+            lines.append(f"  {step} = phi i64 [ 0, {f'%done{k - 1}' if k else '%entry'} ], [ %next{k}, %again{k} ]")
+        lines += _timed_call(c, k, at, step, clock)
+        at += len(c.args) + isinstance(c, KernelCall)
+        if x := ends.get(k):
+            n = x.first
+            lines += [f"  br label %again{n}", f"again{n}:", f"  %next{n} = add i64 {step}, 1",
+                      f"  %more{n} = icmp ult i64 %next{n}, {x.trips}", f"  br i1 %more{n}, label %call{n}, label %done{k}"]
+            step = ""
         else:
-            lines.append(f"  %r{k} = call i32 %f{k}({', '.join(args)})")
-        lines += stamp(k + 1)
-    return "\n".join([*lines, "  ret void", "}", ""])
+            lines.append(f"  br label %done{k}")
+        lines += [f"done{k}:", f"  br label %call{k + 1}"]
+    return "\n".join([*lines, f"call{len(plan.calls)}:", "  ret void", "}", ""])
+
+
+def _timed_call(c: Call, k: int, at: int, step: str, clock: str) -> list[str]:
+    """The call at position k with its pointers from `at` on in the table, and what it took added to its sum."""
+    lines = [f"  %f{k}_at = getelementptr ptr, ptr %functions, i64 {k + 1}", f"  %f{k} = load ptr, ptr %f{k}_at"]
+    slots = (*c.args, *((c.workspace,) if isinstance(c, KernelCall) else ()))
+    args = []
+    for j, s in enumerate(slots, at):
+        lines += [f"  %p{j}_at = getelementptr ptr, ptr %pointers, i64 {j}", f"  %p{j} = load ptr, ptr %p{j}_at"]
+        args.append(f"ptr %p{j}")
+        if s is not None and s.step and step:
+            lines += [f"  %m{j} = mul i64 {step}, {s.step}", f"  %q{j} = getelementptr i8, ptr %p{j}, i64 %m{j}"]
+            args[-1] = f"ptr %q{j}"
+    lines.append(f"  %a{k} = call i64 @{clock}()")
+    if isinstance(c, KernelCall):
+        lines.append(f"  call void %f{k}({', '.join(args)}, i64 0, i64 {c.trips}, ptr %ctx)")
+    else:
+        lines.append(f"  %r{k} = call i32 %f{k}({', '.join(args)})")
+    return [*lines, f"  %b{k} = call i64 @{clock}()", f"  %d{k} = sub i64 %b{k}, %a{k}",
+            f"  %s{k} = getelementptr i64, ptr %stamps, i64 {k + 1}", f"  %o{k} = load volatile i64, ptr %s{k}",
+            f"  %n{k} = add i64 %o{k}, %d{k}", f"  store volatile i64 %n{k}, ptr %s{k}"]
 
 
 def time_text(seconds: float) -> str:

@@ -94,19 +94,21 @@ def _threads(p: Plan) -> str:
     if p.threads == 1:
         return "1, the caller's"
     divided = sum(isinstance(c, KernelCall) and c.team > 1 for c in p.calls)
-    return f"up to {p.threads}: {divided} of {len(p.calls)} calls are divided, the threads meet {len(p.phases)} times"
+    return f"up to {p.threads}: {divided} of {len(p.calls)} calls are divided, the threads meet {p.meetings} times"
 
 
 def _rows(i: Instance) -> list[tuple[str, ...]]:
     """A heading and one row for each call: what it is, its code, where it reads and writes."""
     def show(s: Slot) -> str:
         if s.kind == "arena":
-            return f"arena+{s.offset}"
+            return f"arena+{s.offset}{f'{s.step:+}t' if s.step else ''}"
         names = {"input": i.plan.inputs, "output": i.plan.outputs, "weight": i.plan.weights}[s.kind]
-        return names[s.index][0] + (f"+{s.offset}" if s.offset else "")
+        return names[s.index][0] + (f"+{s.offset}" if s.offset else "") + (f"{s.step:+}t" if s.step else "")
+    times = i.plan.times
 
     def row(k: int, c: Call) -> tuple[str, ...]:
         what, trips = (c.symbol, str(c.trips)) if isinstance(c, KernelCall) else (f"host {c.op}", "")
+        trips = trips if times[k] == 1 else f"{times[k]} x {trips or 1}"
         size = i.image.symbols[c.symbol].size if isinstance(c, KernelCall) and c.symbol in i.image.symbols else 0
         return str(k), c.label or what, what, trips, bytes_text(size) if size else "", " ".join(map(show, c.args))
     return [("#", "step", "code", "trips", "size", "buffers"), *(row(k, c) for k, c in enumerate(i.plan.calls))]

@@ -14,7 +14,7 @@ from ..backends.instance import Instance, Preparation
 from ..backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
 from ..backends.llvm.entry import ENTRY, emit_entry
 from ..backends.llvm.jit import Job, build
-from ..backends.plan import ARENA_ALIGN, Call, HostCall, KernelCall, Plan, Slot
+from ..backends.plan import ARENA_ALIGN, Call, HostCall, KernelCall, Loop, Plan, Slot
 from ..backends.target import Target
 from ..errors import InputError, UnsupportedError
 from ..ir.builder import GraphBuilder
@@ -24,12 +24,13 @@ from ..ir.loops import Pack, Scheduled
 from ..ir.types import contiguous_strides
 from . import pipeline
 from .fuse import Partition, fuse
-from .lower import Kernel, lower
+from .lower import Kernel, Ref, lower, with_loops
 from .memory import ArenaPlan, plan_arena
 from .passes import default_passes
 from .passes.cse import cse
 from .passes.dce import dce
 from .passes.layout import choose_layouts
+from .passes.loop_bodies import loop_bodies
 from .passes.preparation import Prepared, split_preparation
 from .schedule.source import HEURISTIC, Choice, ScheduleSource, Wanted
 from .threads import Touch, phases, seconds, teams
@@ -77,8 +78,11 @@ class Lowered:
 
 def passes_for(target: Target, strict: bool = False, threads: int = 1) -> tuple[pipeline.Pass, ...]:
     """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd)."""
-    return (*default_passes(), pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict, threads)),
-            pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
+    layouts = (pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict, threads)),
+               pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
+    inside = (*default_passes(), *layouts)
+    bodies = pipeline.Pass("loop_bodies", lambda g: loop_bodies(g, lambda body: pipeline.run_inside(body, inside)))
+    return (*default_passes(), bodies, *layouts)
 
 
 def lower_graph(graph: Graph, options: Options) -> Lowered:
@@ -89,6 +93,7 @@ def lower_graph(graph: Graph, options: Options) -> Lowered:
     partition = fuse(prepared.main)
     views = plan_views(prepared.main, partition, len(prepared.parameters))
     kernels = lower(prepared.main, partition, views)
+    views = with_loops(views, kernels)
     wanted, numbers = _wanted(kernels, views)
     choices = options.schedules.choose(wanted, options.target, options.threads)
     scheduled = tuple(None if n is None else choices[n].scheduled for n in numbers)
@@ -106,20 +111,22 @@ def _wanted(kernels: Sequence[Kernel], views: Views) -> tuple[list[Wanted], list
             numbers.append(None)
             continue
         packable = frozenset(i for i, (b, r) in enumerate(zip(k.program.inputs, k.inputs, strict=True))
-                             if _whole_weight(b, views.storages[r.storage], r.offset))
+                             if _whole_weight(b, views.storages[r.storage], r))
         same = (id(k.program), packable)
         if same not in found:
             found[same] = found.setdefault((k.program.key(), packable), len(firsts))
             if found[same] == len(firsts):
                 firsts.append((k, frozenset(k.program.inputs[i].name for i in packable)))
         numbers.append(found[same])
-    wanted = [Wanted(k.program, names, k.label, numbers.count(n)) for n, (k, names) in enumerate(firsts) if k.program is not None]
+    uses = [sum(k.times for k, m in zip(kernels, numbers, strict=True) if m == n) for n in range(len(firsts))]
+    wanted = [Wanted(k.program, names, k.label, uses[n]) for n, (k, names) in enumerate(firsts) if k.program is not None]
     return wanted, numbers
 
 
-def _whole_weight(b: Buffer, s: Storage, offset: int) -> bool:
+def _whole_weight(b: Buffer, s: Storage, r: Ref) -> bool:
     """Whether a program's input is all of one weight, which may then be laid out beforehand."""
-    return s.kind == "weight" and offset == 0 and b.strides == contiguous_strides(b.shape) and int(np.prod(b.shape)) == s.elements
+    return (s.kind == "weight" and r.offset == r.step == 0 and b.strides == contiguous_strides(b.shape)
+            and int(np.prod(b.shape)) == s.elements)
 
 
 def build_instance(graph: Graph, options: Options, names: Mapping[str, str] = MappingProxyType({})) -> Instance:
@@ -164,6 +171,8 @@ def _decisions(low: Lowered) -> list[str]:
     for i, (g, r) in enumerate(zip(low.partition.groups, low.views.roles, strict=True)):
         why = "; ".join((*g.why, *((r.why,) if r.why else ())))
         out.append(f"group {i} {g.kind} {g.label}" + (f" [{r.kind}]" if r.kind != "kernel" else "") + (f": {why}" if why else ""))
+        if run := next((k.loop for k in low.kernels if k.loop and k.loop.id == i), None):
+            out += [f"  {run.trips} steps of", *(f"  {line}" for line in run.why.splitlines())]
     return out
 
 
@@ -181,7 +190,7 @@ class _Assembly:
         self.trips = [max(1, parallel_extent(s)) if s else 1 for s in low.scheduled]
         costs = [seconds(w, options.target, any(st.compute.reduce_axes for st in s.stages)) if s else 0.0
                  for w, s in zip(self.work, low.scheduled, strict=True)]
-        self.teams = teams(costs, self.trips, options.threads)
+        self.teams = teams(costs, self.trips, options.threads, [k.times for k in low.kernels])
         self.spaces = [-(-workspace_bytes(s) // ARENA_ALIGN) * ARENA_ALIGN if s else 0 for s in low.scheduled]
         self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, [n * t for n, t in zip(self.spaces, self.teams, strict=True)])
 
@@ -195,8 +204,10 @@ class _Assembly:
             t = self.parameters[index].type
             weights.append((self.parameters[index].name, type(t)(t.dtype, pack.shape if pack else shape)))
         results = tuple((n, v.type) for n, v in zip(outputs, g.outputs, strict=True))
+        loops = _loops(self.low.kernels)
+        meet = phases([self._touches(i) for i in range(len(calls))], self.teams, loops)
         return Plan(tuple((v.name, v.type) for v in self.low.prepared.inputs), results,
-                    tuple(weights), self.arena.bytes, calls, phases([self._touches(i) for i in range(len(calls))], self.teams))
+                    tuple(weights), self.arena.bytes, calls, meet, loops)
 
     def _call(self, k: Kernel, position: int) -> Call:
         s = self.low.scheduled[position]
@@ -204,9 +215,9 @@ class _Assembly:
             return self._host(k)
         assert k.program is not None
         packs = {p.buffer: p for p in s.packs}
-        args = [self._slot(r.storage, r.offset, b, packs.get(sb.name.removesuffix("_packed")) if sb.name.endswith("_packed") else None)
+        args = [self._slot(r, b, packs.get(sb.name.removesuffix("_packed")) if sb.name.endswith("_packed") else None)
                 for r, b, sb in zip(k.inputs, k.program.inputs, s.program.inputs, strict=True)]
-        args += [self._slot(r.storage, r.offset, b, None) for r, b in zip(k.outputs, k.program.outputs, strict=True)]
+        args += [self._slot(r, b, None) for r, b in zip(k.outputs, k.program.outputs, strict=True)]
         space = self.arena.workspaces.get(position)
         done = self.work[position]
         return KernelCall(self._symbol(s), tuple(args), self.trips[position], None if space is None else Slot("arena", 0, space), k.label,
@@ -223,9 +234,10 @@ class _Assembly:
         out = []
         for i, (r, b) in enumerate(zip((*k.inputs, *k.outputs), buffers, strict=True)):
             if self.low.views.storages[r.storage].kind != "weight" and 0 not in b.shape:
-                slot = self._slot(r.storage, r.offset, b, None)
-                end = slot.offset + b.dtype.bytes * (1 + sum((n - 1) * s for n, s in zip(b.shape, b.strides, strict=True)))
-                out.append(Touch((slot.kind, slot.index), slot.offset, end, i >= len(k.inputs)))
+                slot = self._slot(r, b, None)
+                size = b.dtype.bytes * (1 + sum((n - 1) * s for n, s in zip(b.shape, b.strides, strict=True)))
+                ends = (slot.offset, slot.offset + slot.step * (k.times - 1))
+                out.append(Touch((slot.kind, slot.index), min(ends), max(ends) + size, i >= len(k.inputs)))
         if (at := self.arena.workspaces.get(position)) is not None:
             out.append(Touch(("arena", 0), at, at + self.spaces[position] * self.teams[position], True))
         return out
@@ -237,23 +249,23 @@ class _Assembly:
             self.code[symbol] = s
         return self.symbols[id(s)]
 
-    def _slot(self, storage: str, offset: int, b: Buffer, pack: Pack | None) -> Slot:
-        s = self.low.views.storages[storage]
-        at = offset * b.dtype.bytes
+    def _slot(self, r: Ref, b: Buffer, pack: Pack | None) -> Slot:
+        s = self.low.views.storages[r.storage]
+        at, step = r.offset * b.dtype.bytes, r.step * b.dtype.bytes
         if s.kind == "arena":
-            return Slot("arena", 0, self.arena.offsets.get(storage, 0) + at)
+            return Slot("arena", 0, self.arena.offsets.get(r.storage, 0) + at, step)
         if s.kind == "weight":
             shape = self.parameters[s.index].type.shape if pack is None else b.shape
-            return Slot("weight", self.weights.setdefault((s.index, shape, pack), len(self.weights)), at)
+            return Slot("weight", self.weights.setdefault((s.index, shape, pack), len(self.weights)), at, step)
         assert s.kind in ("input", "output")
-        return Slot("input" if s.kind == "input" else "output", s.index, at)
+        return Slot("input" if s.kind == "input" else "output", s.index, at, step)
 
     def _host(self, k: Kernel) -> HostCall:
         from ..ir.text import attrs_text
         node = k.node
         assert isinstance(node, Node)
         refs = [(r, v) for r, v in zip((*k.inputs, *k.outputs), (*node.operands, *node.outputs), strict=True)]
-        args = tuple(self._slot(r.storage, r.offset, Buffer("host", v.type.dtype, v.type.shape), None) for r, v in refs)
+        args = tuple(self._slot(r, Buffer("host", v.type.dtype, v.type.shape), None) for r, v in refs)
         types = (*(None if v is None else v.type for v in node.inputs), *(v.type for v in node.outputs))
         return HostCall(node.op, attrs_text(node.attrs), args, types, len(node.inputs), k.label)
 
@@ -290,6 +302,15 @@ def _packed(b: GraphBuilder, v: Value, shape: Sequence[int], pack: Pack | None) 
 
 def _op(b: GraphBuilder, v: Value, op: str, needed: bool, **attrs: object) -> Value:
     return b.op(op, v, **attrs) if needed else v
+
+
+def _loops(kernels: Sequence[Kernel]) -> tuple[Loop, ...]:
+    """The loops, by the positions of their kernels."""
+    found: dict[int, Loop] = {}
+    for i, k in enumerate(kernels):
+        if k.loop:
+            found[k.loop.id] = Loop(found[k.loop.id].first if k.loop.id in found else i, i + 1, k.loop.trips)
+    return tuple(found.values())
 
 
 def _sources(kernels: Sequence[Kernel]) -> list[tuple[int, ...]]:

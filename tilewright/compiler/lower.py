@@ -10,7 +10,7 @@ a few operations and would be computed again. Literals of one element become con
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ir.expr import (
     Axis,
@@ -33,27 +33,40 @@ from ..ir.intern import Interner
 from ..ir.kinds import cost
 from ..ir.op import OPS
 from ..ir.ops.blocked import ConcatBlockedAttrs, pieces
+from ..ir.ops.loop import ScanAttrs
 from ..ir.ops.slices import AxisAttrs, PadAttrs
 from ..ir.ops.upsample import FactorAttrs
 from ..ir.program import Compute, Program
-from ..ir.types import contiguous_strides
 from .collapse import collapse_axes
 from .fuse import CHEAP, Group, Partition
-from .views import Placement, Role, Views, phase_places
+from .views import Placement, Role, Storage, Views, phase_places
 
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """An argument of a kernel: element `offset` of a storage."""
+    """An argument of a kernel: element `offset` of a storage; in a loop, `step` elements further in each step."""
 
     storage: str
     offset: int
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRun:
+    """A loop around consecutive kernels, `trips` times. `storages`: arena storages of its body, whose values do not outlive
+    a step. `why`: how the body was cut into groups."""
+
+    id: int
+    trips: int
+    storages: tuple[Storage, ...]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One call at run time: `program` over the memory at `inputs` and `outputs` (in the order of the program's), or the
-    host function of `node` where there is no program. `group` is the position in the partition, -1 for final copies."""
+    host function of `node` where there is no program. `group` is the position in the partition, -1 for final copies. `loop`:
+    the loop that it is in."""
 
     program: Program | None
     node: Node | None
@@ -61,13 +74,25 @@ class Kernel:
     outputs: tuple[Ref, ...]
     label: str
     group: int = -1
+    loop: LoopRun | None = None
+
+    @property
+    def times(self) -> int:
+        """How often it runs in one call."""
+        return self.loop.trips if self.loop else 1
+
+
+def with_loops(views: Views, kernels: Sequence[Kernel]) -> Views:
+    """`views` with the storages that bodies of loops have of their own."""
+    own = {s.id: s for k in kernels if k.loop for s in k.loop.storages}
+    return replace(views, storages={**views.storages, **own}) if own else views
 
 
 def lower(graph: Graph, partition: Partition, views: Views) -> tuple[Kernel, ...]:
     """All kernels of the graph in order of execution."""
     cache: Cache = {}
     out = [k for i, (g, r) in enumerate(zip(partition.groups, views.roles, strict=True)) for k in lower_group(graph, g, views, r, i, cache)]
-    return (*out, *(_copy(graph, v, views.placements[v.name], Placement(f"out{k}", 0, contiguous_strides(v.type.shape)), "copy")
+    return (*out, *(copy_kernel(graph, v, views.placements[v.name], Placement(f"out{k}", 0, views.results[k]), "copy")
                     for v, k in views.copies))
 
 
@@ -77,6 +102,9 @@ def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int
     place = views.placements
     if role.kind == "view":
         return ()
+    if isinstance(group.anchor.attrs, ScanAttrs):
+        from .lower_loop import lower_loop  # which lowers the body by `lower`
+        return lower_loop(graph, group.anchor, views, index)
     if group.kind == "irregular":
         node = group.anchor
         return (Kernel(None, node, *(tuple(Ref(place[v.name].storage, place[v.name].offset) for v in vs)
@@ -86,7 +114,7 @@ def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int
     if role.kind == "phases":
         assert isinstance(group.anchor.attrs, FactorAttrs)
         places = phase_places(group.anchor.attrs, place[group.outputs[0].name])
-        return tuple(_copy(graph, v, place[v.name], places[k], "interleave", index)
+        return tuple(copy_kernel(graph, v, place[v.name], places[k], "interleave", index)
                      for k, v in enumerate(group.anchor.operands) if k in role.parts)
     if role.kind == "pieces":
         return _pieces(group.anchor, views, role.parts, index)
@@ -122,7 +150,8 @@ def _group_key(group: Group, inputs: Sequence[Value], literals: Mapping[str, Con
 
 
 # -- the pieces of layout ops that views leave over --------------------------------------------------------------------
-def _copy(graph: Graph, v: Value, src: Placement, dst: Placement, label: str, index: int = -1) -> Kernel:
+def copy_kernel(graph: Graph, v: Value, src: Placement, dst: Placement, label: str, index: int = -1) -> Kernel:
+    """Moves `v` from one place to another."""
     x, y = Buffer("x0", v.type.dtype, v.type.shape, src.strides), Buffer("y0", v.type.dtype, v.type.shape, dst.strides)
     axes = tuple(Axis(f"i{k}", n) for k, n in enumerate(v.type.shape))
     literal = _literal(graph, v)
@@ -139,7 +168,7 @@ def _parts(graph: Graph, node: Node, views: Views, parts: tuple[int, ...], index
     for k, v in enumerate(node.operands):
         if k in parts:
             dst = Placement(whole.storage, whole.offset + at * whole.strides[axis], whole.strides)
-            out.append(_copy(graph, v, views.placements[v.name], dst, "concat", index))
+            out.append(copy_kernel(graph, v, views.placements[v.name], dst, "concat", index))
         at += v.type.shape[axis]
     return tuple(out)
 

@@ -1,8 +1,9 @@
 """One arena for all intermediate tensors: who may share which bytes.
 
-Each storage lives from the kernel that writes it first to the kernel that uses it last. Storages are placed largest
-first, each at the lowest offset where it overlaps no placed one that lives at the same time. A kernel of maps whose
-result walks memory exactly as one of its dying inputs does writes over that input.
+Each storage lives from the kernel that writes it first to the kernel that uses it last; what a loop reads or writes of
+the outside lives through all of it. Storages are placed largest first, each at the lowest offset where it overlaps no
+placed one that lives at the same time. A kernel of maps whose result walks memory exactly as one of its dying inputs does
+writes over that input.
 """
 from __future__ import annotations
 
@@ -54,12 +55,28 @@ def plan_arena(kernels: Sequence[Kernel], storages: Mapping[str, Storage], works
 
 def _spans(kernels: Sequence[Kernel], storages: Mapping[str, Storage]) -> dict[str, tuple[int, int]]:
     spans: dict[str, tuple[int, int]] = {}
+    whole = _loops(kernels)
     for k, kernel in enumerate(kernels):
         for r in (*kernel.inputs, *kernel.outputs):
             s = storages[r.storage]
             if s.kind == "arena" and s.bytes:
-                spans[s.id] = (spans.get(s.id, (k, k))[0], k)
+                first, last = (k, k) if kernel.loop is None or _within_step(kernel, s.id) else whole[kernel.loop.id]
+                spans[s.id] = (min(first, spans.get(s.id, (k, k))[0]), max(last, spans.get(s.id, (k, k))[1]))
     return spans
+
+
+def _loops(kernels: Sequence[Kernel]) -> dict[int, tuple[int, int]]:
+    """The first and the last kernel of each loop."""
+    out: dict[int, tuple[int, int]] = {}
+    for k, kernel in enumerate(kernels):
+        if kernel.loop:
+            out[kernel.loop.id] = (out.get(kernel.loop.id, (k, k))[0], k)
+    return out
+
+
+def _within_step(kernel: Kernel, storage: str) -> bool:
+    """Whether a storage holds nothing from one step of the kernel's loop to the next."""
+    return kernel.loop is not None and any(s.id == storage for s in kernel.loop.storages)
 
 
 # -- writing over a dying input ----------------------------------------------------------------------------------------
@@ -78,7 +95,8 @@ def _reuse(kernels: Sequence[Kernel], storages: Mapping[str, Storage], spans: Ma
                 old = storages[r.storage]
                 if (old.id in spans and old.id not in taken and old.id != new.id and spans[old.id][1] == k and spans[old.id][0] < k
                         and old.bytes == new.bytes and old.dtype.bytes == new.dtype.bytes and r.offset == o.offset
-                        and [x.storage for x in kernel.inputs].count(old.id) == 1 and overwrites_safely(kernel.program, i, j)):
+                        and [x.storage for x in kernel.inputs].count(old.id) == 1 and overwrites_safely(kernel.program, i, j)
+                        and (kernel.loop is None or _within_step(kernel, old.id) and _within_step(kernel, new.id))):
                     out[new.id] = old.id
                     taken.add(old.id)
                     break

@@ -5,7 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..config import Config, read
@@ -52,6 +52,12 @@ def run(graph: Graph, passes: Iterable[Pass], config: Config | None = None, trac
     if config.debug == 4:
         _report(config, 4, f"after all passes:\n{graph}")
     return graph
+
+
+def run_inside(graph: Graph, passes: Iterable[Pass]) -> Graph:
+    """The same for a part of a graph, without snapshots or reports: these are of the whole."""
+    config = read()
+    return run(graph, passes, replace(config, dump=None, debug=min(config.debug, 1)))
 
 
 def _step(p: Pass, graph: Graph, config: Config, trace: Trace) -> Graph:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..backends.plan import Loop
 from ..backends.target import Target
 from .work import Work
 
@@ -47,22 +48,31 @@ def team(cost: float, trips: int, threads: int) -> int:
     return max(1, min(threads, trips, int(cost / SHARE_SECONDS)))
 
 
-def teams(costs: Sequence[float], trips: Sequence[int], threads: int) -> tuple[int, ...]:
-    """The same for all calls of a plan; all 1 where the whole is too short to divide."""
+def teams(costs: Sequence[float], trips: Sequence[int], threads: int, times: Sequence[int] = ()) -> tuple[int, ...]:
+    """The same for all calls of a plan; all 1 where the whole is too short to divide. `times`: how often each runs."""
     found = tuple(team(c, n, threads) for c, n in zip(costs, trips, strict=True))
-    divided = sum(c for c, n in zip(costs, found, strict=True) if n > 1)
+    divided = sum(c * m for c, n, m in zip(costs, found, times or (1,) * len(costs), strict=True) if n > 1)
     return found if divided >= PLAN_SECONDS else (1,) * len(found)
 
 
-def phases(touches: Sequence[Sequence[Touch]], team_sizes: Sequence[int]) -> tuple[int, ...]:
+def phases(touches: Sequence[Sequence[Touch]], team_sizes: Sequence[int], loops: Sequence[Loop] = ()) -> tuple[int, ...]:
     """Positions of the calls before which all threads meet, the first call among them; () where one thread runs it all.
 
-    Calls of one phase do not wait for each other: none touches what another one on other threads writes."""
+    Calls of one phase do not wait for each other: none touches what another one on other threads writes. A loop for one
+    thread is like one call; around others, and so between their steps, the threads meet."""
     if all(n == 1 for n in team_sizes):
         return ()
     starts = [0]
-    for k, mine in enumerate(touches):
+    whole = {k: x for x in loops for k in range(x.first, x.last)}
+    divided = [x for x in loops if any(n > 1 for n in team_sizes[x.first:x.last])]
+    borders = {k for x in divided for k in (x.first, x.last)}
+    for k in range(len(touches)):
+        loop, mine = whole.get(k), touches[k]
+        if loop is not None and loop not in divided:
+            if k > loop.first:
+                continue
+            mine = [t for ts in touches[loop.first:loop.last] for t in ts]
         others = [j for j in range(starts[-1], k) if team_sizes[j] > 1 or team_sizes[k] > 1]
-        if any(a.conflicts(b) for j in others for a in touches[j] for b in mine):
+        if k and (k in borders or any(a.conflicts(b) for j in others for a in touches[j] for b in mine)):
             starts.append(k)
     return tuple(starts)

@@ -21,6 +21,7 @@ from ..ir.expr import Axis, Buffer, Load
 from ..ir.graph import Graph, Node, Value
 from ..ir.op import OPS
 from ..ir.ops.blocked import ConcatBlockedAttrs
+from ..ir.ops.loop import ScanAttrs
 from ..ir.ops.slices import AxisAttrs, PadAttrs
 from ..ir.ops.upsample import FactorAttrs, phase_starts
 from ..ir.types import DType, contiguous_strides
@@ -64,18 +65,28 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """placements by value name, storages by id, one role a group, and (value, output position) pairs to copy at the end."""
+    """placements by value name, storages by id, one role a group, and (value, output position) pairs to copy at the end.
+    results: the strides of the graph's outputs."""
 
     placements: Mapping[str, Placement]
     storages: Mapping[str, Storage]
     roles: tuple[Role, ...]
     copies: tuple[tuple[Value, int], ...] = field(default=())
+    results: tuple[tuple[int, ...], ...] = field(default=())
 
 
-def plan_views(graph: Graph, partition: Partition, parameters: int = 0) -> Views:
+@dataclass(frozen=True, slots=True)
+class Borders:
+    """Strides of the inputs and outputs of a graph, where they are parts of other tensors (the body of a loop)."""
+
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
+
+
+def plan_views(graph: Graph, partition: Partition, parameters: int = 0, borders: Borders | None = None) -> Views:
     """Placements for all values that cross groups. The last `parameters` inputs of the graph count as weights; the
-    graph's constants follow them in the numbering of weights."""
-    p = _Planner(graph, partition)
+    graph's constants follow them in the numbering of weights. `borders`: default: inputs and outputs are contiguous."""
+    p = _Planner(graph, partition, borders)
     p.source_views(len(graph.inputs) - parameters)
     p.own_storages()
     roles = p.destination_views()
@@ -93,8 +104,9 @@ class _Move:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, partition: Partition):
+    def __init__(self, graph: Graph, partition: Partition, borders: Borders | None):
         self.graph, self.groups = graph, partition.groups
+        self.borders = borders or Borders(*(tuple(contiguous_strides(v.type.shape) for v in vs) for vs in (graph.inputs, graph.outputs)))
         self.moves: dict[str, _Move] = {}                 # result -> the layout op that makes it
         self.viewed: dict[str, _Move] = {}                # results that are source views
         self.viewers: dict[str, list[_Move]] = {}         # source -> views of it
@@ -133,14 +145,15 @@ class _Planner:
         name = f"out{index}" if kind == "output" else v.name
         name = name if name not in self.storages else f"{name}:{kind}"
         self.storages[name] = Storage(name, v.type.dtype, v.type.size, kind, index)
-        self.places[v.name] = Placement(name, 0, contiguous_strides(v.type.shape))
+        known = {"input": self.borders.inputs, "output": self.borders.outputs}.get(kind)
+        self.places[v.name] = Placement(name, 0, known[index] if known else contiguous_strides(v.type.shape))
 
     def _readable(self, v: Value, p: Placement) -> bool:
         """Whether all readers of v take it well at p."""
         if min(p.strides, default=0) < 0:
             return False
         for g in self.users.get(v.name, ()):
-            if g.kind == "irregular" and p.strides != contiguous_strides(v.type.shape):
+            if _is_host(g) and p.strides != contiguous_strides(v.type.shape):
                 return False
             if g.kind == "attention" and v != g.anchor.operands[1]:
                 continue  # queries, keys and masks are read one element at a time, or transposed in registers
@@ -152,8 +165,12 @@ class _Planner:
     def own_storages(self) -> None:
         for g in self.groups:
             for v in g.outputs:
-                if v.name not in self.viewed:
-                    self._own(v, "output" if v.name in self.results else "arena", self.results.get(v.name, 0))
+                if v.name in self.viewed:
+                    continue
+                at = self.results.get(v.name)
+                if at is not None and _is_host(g) and self.borders.outputs[at] != contiguous_strides(v.type.shape):
+                    at = None  # copied at the end
+                self._own(v, "arena" if at is None else "output", at or 0)
         for name, move in self.viewed.items():       # in order of the graph: sources come first
             place = compose(move, self.places[move.source.name])
             assert place is not None
@@ -234,7 +251,7 @@ class _Planner:
         if g is None or v.name in self.results or v.name in self.claimed:
             return False
         want = Placement(want.storage, want.offset, normal_strides(v.type.shape, want.strides))
-        if (innermost(v, want) != 1 or g.kind == "irregular" and want.strides != contiguous_strides(v.type.shape)
+        if (innermost(v, want) != 1 or _is_host(g) and want.strides != contiguous_strides(v.type.shape)
                 or not self._fits(v, want)):
             return False
         self.claimed.add(v.name)
@@ -263,7 +280,12 @@ class _Planner:
                        if (s := self.storages[self.places[v.name].storage]).kind != "output" or s.index != k)
         for v, k in copies:
             self.storages[f"out{k}"] = Storage(f"out{k}", v.type.dtype, v.type.size, "output", k)
-        return Views(self.places, self.storages, tuple(roles), copies)
+        return Views(self.places, self.storages, tuple(roles), copies, self.borders.outputs)
+
+
+def _is_host(g: Group) -> bool:
+    """Whether the group is a host function, which knows contiguous memory only."""
+    return g.kind == "irregular" and not isinstance(g.anchor.attrs, ScanAttrs)
 
 
 def _move_of(node: Node) -> _Move | None:

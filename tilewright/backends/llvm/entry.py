@@ -19,6 +19,10 @@ For a plan with phases there is as well what one of several threads does in one 
                 if (me == 0) reshape_2(…, 0, 1, ctx);
                 break; …
 
+A loop of the plan is one of the code; what it reads and writes moves on with every step. Where its calls are for several
+threads, each of its phases comes once in every step: the pool counts all of them, and `tw_phase` says which one of the plan
+a number stands for, and in which step.
+
 The context (`CTX_FIELDS`), 8 bytes a field, one for each call in flight:
 
     0  i64 error   set to 1 by a kernel when an index from data is out of range; the caller clears it
@@ -29,9 +33,11 @@ The context (`CTX_FIELDS`), 8 bytes a field, one for each call in flight:
 """
 from __future__ import annotations
 
-from ..plan import Call, HostCall, KernelCall, Plan, Slot
+from collections.abc import Iterator, Sequence
 
-ENTRY, SHARE = "tw_run", "tw_share"
+from ..plan import Call, HostCall, KernelCall, Loop, Plan, Slot
+
+ENTRY, SHARE, PHASE = "tw_run", "tw_share", "tw_phase"
 CTX_FIELDS = 4
 CTX_ERROR, CTX_HOST, CTX_POOL = 0, 1, 2
 _TABLES = {"input": "inputs", "output": "outputs", "weight": "weights"}
@@ -46,6 +52,7 @@ def emit_entry(plan: Plan, symbol: str = ENTRY) -> str:
             assert declared.setdefault(c.symbol, len(c.args)) == len(c.args), f"{c.symbol} is called with different numbers of arguments"
     lines = [f"declare hidden void @{_quoted(s)}({', '.join(['ptr'] * (n + 1))}, i64, i64, ptr)" for s, n in declared.items()]
     if plan.phases:
+        lines += ["", *_phase(plan)]
         lines += ["", f"define internal void @{SHARE}({_ARGS}, i64 %phase, i64 %me, i64 %threads) nounwind {{", *_share(plan), "}"]
     lines += ["", f"define i32 @{_quoted(symbol)}({_ARGS}) nounwind {{", *_run(plan)]
     return "\n".join([*lines, "}", ""])
@@ -58,44 +65,106 @@ def _run(plan: Plan) -> list[str]:
             f"  %pool_at = getelementptr i64, ptr %ctx, i64 {CTX_POOL}", "  %pool = load ptr, ptr %pool_at",
             "  %alone = icmp eq ptr %pool, null", "  br i1 %alone, label %serial, label %together",
             "together:", "  %go = load ptr, ptr %pool",
-            f"  %taken = call i32 %go(ptr %pool, ptr @{SHARE}, i64 {len(plan.phases)}, {_ARGS})",
+            f"  %taken = call i32 %go(ptr %pool, ptr @{SHARE}, i64 {plan.meetings}, {_ARGS})",
             "  %refused = icmp eq i32 %taken, 0", "  br i1 %refused, label %serial, label %end", "serial:"]
-    for c in plan.calls:
-        code.call(c)
+    for loop, calls in _pieces(plan, 0, len(plan.calls)):
+        if loop is None:
+            for c in calls:
+                code.call(c)
+        else:
+            code.loop(loop, calls)
     assert CTX_ERROR == 0
     code.lines += ["  br label %end", "end:", "  %error = load i64, ptr %ctx", "  %bad = icmp ne i64 %error, 0",
                    "  %result = zext i1 %bad to i32", "  ret i32 %result"]
     return code.lines
 
 
+def _pieces(plan: Plan, first: int, last: int) -> Iterator[tuple[Loop | None, tuple[Call, ...]]]:
+    """The calls at positions first .. last - 1, those of a loop together."""
+    at = first
+    for x in plan.loops:
+        if at <= x.first < last:
+            for k in range(at, x.first):
+                yield None, plan.calls[k:k + 1]
+            yield x, plan.calls[x.first:x.last]
+            at = x.last
+    for k in range(at, last):
+        yield None, plan.calls[k:k + 1]
+
+
+def _phase(plan: Plan) -> list[str]:
+    """IR of `{ i64 phase of the plan, i64 step } tw_phase(i64 number)`: phases of a divided loop of n phases and T steps
+    have the numbers first + t * n + k."""
+    lines = [f"define internal {{ i64, i64 }} @{PHASE}(i64 %number) nounwind {{"]
+    found, step, more = "%number", "0", 0
+    for j, x in enumerate(x for x in plan.loops if plan.divided(x)):
+        static = sum(p < x.first for p in plan.phases)
+        n = sum(x.first <= p < x.last for p in plan.phases)
+        first, more = static + more, more + n * (x.trips - 1)
+        lines += [f"  %rel{j} = sub i64 %number, {first}", f"  %in{j} = icmp ult i64 %rel{j}, {n * x.trips}",
+                  f"  %t{j} = udiv i64 %rel{j}, {n}", f"  %k{j} = urem i64 %rel{j}, {n}", f"  %own{j} = add i64 %k{j}, {static}",
+                  f"  %behind{j} = icmp uge i64 %number, {first + n * x.trips}", f"  %late{j} = sub i64 %number, {more}",
+                  f"  %else{j} = select i1 %behind{j}, i64 %late{j}, i64 {found}",
+                  f"  %found{j} = select i1 %in{j}, i64 %own{j}, i64 %else{j}", f"  %step{j} = select i1 %in{j}, i64 %t{j}, i64 {step}"]
+        found, step = f"%found{j}", f"%step{j}"
+    return [*lines, f"  %a = insertvalue {{ i64, i64 }} undef, i64 {found}, 0", f"  %b = insertvalue {{ i64, i64 }} %a, i64 {step}, 1",
+            "  ret { i64, i64 } %b", "}"]
+
+
 def _share(plan: Plan) -> list[str]:
     """The first thread runs the calls for one thread, so that those of a phase are in order."""
     code = _Code(plan)
     cases = " ".join(f"i64 {k}, label %phase{k}" for k in range(len(plan.phases)))
-    code.lines += [f"  switch i64 %phase, label %end [ {cases} ]"]
+    code.lines += [f"  %which = call {{ i64, i64 }} @{PHASE}(i64 %phase)", "  %index = extractvalue { i64, i64 } %which, 0",
+                   "  %step = extractvalue { i64, i64 } %which, 1", f"  switch i64 %index, label %end [ {cases} ]"]
+    divided = [x for x in plan.loops if plan.divided(x)]
+    number = 0
     for k, (first, last) in enumerate(zip(plan.phases, (*plan.phases[1:], len(plan.calls)), strict=True)):
         code.lines.append(f"phase{k}:")
-        for number in range(first, last):
-            c = plan.calls[number]
-            team = c.team if isinstance(c, KernelCall) else 1
+        code.step = "%step" if any(x.first <= first < x.last for x in divided) else "0"
+        for loop, calls in ([(None, (c,)) for c in plan.calls[first:last]] if code.step != "0" else _pieces(plan, first, last)):
+            team = max(c.team if isinstance(c, KernelCall) else 1 for c in calls)
             size = code.define("select i1 {}, i64 %threads, i64 {}", code.define("icmp ult i64 %threads, {}", team), team)
             takes_part = code.define("icmp ult i64 %me, {}", size)
             code.lines += [f"  br i1 {takes_part}, label %do{number}, label %done{number}", f"do{number}:"]
             code.names.clear()  # an address computed there is not known after it
-            code.call(c, size if team > 1 else "")
+            if loop is None:
+                code.call(calls[0], size if team > 1 else "")
+            else:
+                code.loop(loop, calls)
             code.lines += [f"  br label %done{number}", f"done{number}:"]
+            number += 1
         code.lines.append("  br label %end")
     return [*code.lines, "end:", "  ret void"]
 
 
 class _Code:
-    """The body of a function under construction. `names`: addresses of slots that are at hand."""
+    """The body of a function under construction. `names`: addresses of slots that are at hand. `step`: the value that counts
+    the steps of a loop."""
 
     def __init__(self, plan: Plan) -> None:
         self.lines: list[str] = []
         self.names: dict[Slot, str] = {}
         self.host = {id(c): k for k, c in enumerate(plan.host_calls)}
         self.count = 0
+        self.step = "0"
+
+    def loop(self, loop: Loop, calls: Sequence[Call]) -> None:
+        """All steps of a loop on one thread."""
+        slots = [s for c in calls for s in (*c.args, *((c.workspace,) if isinstance(c, KernelCall) and c.workspace else ()))]
+        for s in slots:
+            self.pointer(Slot(s.kind, s.index, s.offset))  # before the loop, not in every step
+        n, known, outside = self.count, dict(self.names), self.step
+        self.count += 1
+        self.step = f"%t{n}"
+        self.lines += [f"  br label %enter{n}", f"enter{n}:", f"  br label %loop{n}", f"loop{n}:",
+                       f"  %t{n} = phi i64 [ 0, %enter{n} ], [ %next{n}, %last{n} ]"]
+        for c in calls:
+            self.call(c)
+        self.lines += [f"  br label %last{n}", f"last{n}:", f"  %next{n} = add i64 %t{n}, 1",
+                       f"  %more{n} = icmp ult i64 %next{n}, {loop.trips}",
+                       f"  br i1 %more{n}, label %loop{n}, label %left{n}", f"left{n}:"]
+        self.names, self.step = known, outside
 
     def call(self, c: Call, team: str = "") -> None:
         """One call; with `team`, which is its size, only the share of thread %me."""
@@ -126,7 +195,10 @@ class _Code:
     def pointer(self, s: Slot) -> str:
         """The name of the slot's address; the code that computes it is written before the first use."""
         if s not in self.names:
-            if s.kind == "arena":
+            if s.step and self.step != "0":
+                name = self.define("getelementptr i8, ptr {}, i64 {}", self.pointer(Slot(s.kind, s.index, s.offset)),
+                                   self.define("mul i64 {}, {}", self.step, s.step))
+            elif s.kind == "arena":
                 name = self.define("getelementptr i8, ptr %arena, i64 {}", s.offset)
             elif s.offset:
                 name = self.define("getelementptr i8, ptr {}, i64 {}", self.pointer(Slot(s.kind, s.index)), s.offset)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..plan import KernelCall, Plan
-from .entry import CTX_POOL
+from .entry import CTX_POOL, PHASE
 
 _TABLES = ("inputs", "outputs", "weights", "arena", "ctx")
 _FIELDS = ("run", "parallel_for", "context", "threads", "share", *_TABLES, "phase")  # 8 bytes each
@@ -59,7 +59,9 @@ entry:
 next:
   %p = phi i64 [ 0, %entry ], [ %p1, %next ]
   store i64 %p, ptr %phase_at
-  %width_at = getelementptr i64, ptr @{prefix}_widths, i64 %p
+  %which = call {{ i64, i64 }} @{PHASE}(i64 %p)
+  %index = extractvalue {{ i64, i64 }} %which, 0
+  %width_at = getelementptr i64, ptr @{prefix}_widths, i64 %index
   %width = load i64, ptr %width_at
   %fewer = icmp ult i64 %threads, %width
   %n = select i1 %fewer, i64 %threads, i64 %width

@@ -13,6 +13,7 @@ from ...ir.builder import GraphBuilder
 from ...ir.expr import Buffer
 from ...ir.graph import Graph, Node, Value
 from ...ir.op import OPS, Op
+from ...ir.ops.loop import ScanAttrs, unrolls
 from .rewriting import Rewriter, rewrite
 
 MAX_DEPTH = 16
@@ -29,7 +30,9 @@ def decompose(g: Graph) -> Graph:
 
 def is_composite(n: Node) -> bool:
     """Whether code for `n` can only be made from its decomposition. Irregular ops decompose where their kernel does not
-    know the element type (half floats reach kernels as bits)."""
+    know the element type (half floats reach kernels as bits). Loops of several steps are code of their own kind."""
+    if isinstance(n.attrs, ScanAttrs):
+        return unrolls(n.attrs)
     op = OPS[n.op]
     if type(op).decompose is Op.decompose:
         return False

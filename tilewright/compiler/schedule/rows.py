@@ -28,6 +28,8 @@ def schedule_rows(p: Program, target: Target) -> Scheduled:
 def choose_rows(p: Program, target: Target) -> RowsChoice:
     """The decisions of the default schedule."""
     depth = shared_depth(p) if len(p.computes) > 1 else 0
+    if depth and any(len(c.axes) == depth and not c.reduce_axes for c in p.computes):
+        depth -= 1  # a map needs an axis of its own for vectors
     return RowsChoice(depth, tuple(_choose(c, depth, target) for c in p.computes))
 
 

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN: the input projection of all steps is one matmul, the steps are unrolled into graph nodes."""
+"""LSTM, GRU and RNN: the input projection of all steps is one matmul, the steps are a loop (`scan`) around the cell."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -10,20 +10,59 @@ from ...errors import ShapeError, UnsupportedError
 from ..builder import GraphBuilder
 from ..graph import Value
 from ..op import OnnxNode, from_onnx
+from ..types import TensorType
+from .loop import scan
 from .shape import full, reshape, transpose
 from .slices import concat, slice_axis
 
-Activation = Callable[[Value], Value]
 _DEFAULTS = {"affine": (1.0, 0.0), "leakyrelu": (0.01, None), "thresholdedrelu": (1.0, None), "scaledtanh": (1.0, 1.0),
              "hardsigmoid": (0.2, 0.5), "elu": (1.0, None)}
 _PLAIN = {"relu": "relu", "tanh": "tanh", "sigmoid": "sigmoid", "softsign": "softsign", "softplus": "softplus"}
 _PARAMETERS = {"leakyrelu": "leaky_relu", "thresholdedrelu": "thresholded_relu", "hardsigmoid": "hard_sigmoid", "elu": "elu"}
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """The small parts that cells are made of, in the graph that `b` builds. H is the hidden size."""
+
+    b: GraphBuilder
+    like: TensorType
+    hidden: int
+    clip: float | None
+
+    def number(self, v: float) -> Value:
+        return self.b.constant(np.asarray(v, self.like.dtype.numpy))
+
+    def add(self, a: Value, c: Value) -> Value:
+        return self.b.op("add", a, c)
+
+    def mul(self, a: Value, c: Value) -> Value:
+        return self.b.op("mul", a, c)
+
+    def matmul(self, a: Value, c: Value) -> Value:
+        return self.b.op("matmul", a, c)
+
+    def clipped(self, v: Value) -> Value:
+        """v limited to [-clip, clip], as the spec does before each activation."""
+        if self.clip is None:
+            return v
+        return self.b.op("min", self.b.op("max", v, self.number(-self.clip)), self.number(self.clip))
+
+    def part(self, v: Value, k: int, count: int = 1) -> Value:
+        """`count` of the gates that lie side by side in v's last dimension, from the k-th on."""
+        return slice_axis(self.b, v, v.type.rank - 1, k * self.hidden, count * self.hidden)
+
+
+Activation = Callable[[Pieces, Value], Value]
+State = tuple[Value, ...]
+Step = Callable[[Pieces, Value, State, Sequence[Value]], State]  # (pieces, projection of x, state, invariants) -> state
+Run = tuple[Value, State]                                        # hidden states of all steps [steps, batch, H], last state
+
+
 class Cell:
     """What all steps of one recurrent node share: the builder, sizes, clipping and activations.
 
-    X is [steps, batch, input] here whatever the node's layout; H is the hidden size.
+    X is [steps, batch, input] here whatever the node's layout.
     """
 
     def __init__(self, n: OnnxNode, b: GraphBuilder, gates: int, defaults: Sequence[str]):
@@ -43,26 +82,7 @@ class Cell:
         self.lengths = n.input(4)
         clip = n.attrs.get("clip")
         self.clip = None if clip is None else float(clip)  # type: ignore[arg-type]
-
-    # -- small graph pieces --------------------------------------------------------------------------------------------
-    def number(self, v: float) -> Value:
-        return self.b.constant(np.asarray(v, self.x.type.dtype.numpy))
-
-    def add(self, a: Value, c: Value) -> Value:
-        return self.b.op("add", a, c)
-
-    def mul(self, a: Value, c: Value) -> Value:
-        return self.b.op("mul", a, c)
-
-    def clipped(self, v: Value) -> Value:
-        """v limited to [-clip, clip], as the spec does before each activation."""
-        if self.clip is None:
-            return v
-        return self.b.op("min", self.b.op("max", v, self.number(-self.clip)), self.number(self.clip))
-
-    def part(self, v: Value, k: int) -> Value:
-        """The k-th of the gates that lie side by side in v's last dimension."""
-        return slice_axis(self.b, v, v.type.rank - 1, k * self.hidden, self.hidden)
+        self.pieces = Pieces(b, self.x.type, self.hidden, self.clip)
 
     def _activations(self, defaults: list[str]) -> list[Activation]:
         names = [str(a) for a in (self.n.attrs.get("activations") or defaults * len(self.directions))]  # type: ignore[union-attr]
@@ -79,17 +99,17 @@ class Cell:
         return out
 
     def _activation(self, name: str, alpha: float | None, beta: float | None) -> Activation:
-        b, key = self.b, name.lower()
+        key = name.lower()
         if key in _PLAIN:
-            return lambda v: b.op(_PLAIN[key], v)
+            return lambda p, v: p.b.op(_PLAIN[key], v)
         if key in _PARAMETERS:
             attrs = {"alpha": alpha} | ({} if beta is None else {"beta": beta})
-            return lambda v: b.op(_PARAMETERS[key], v, **attrs)
+            return lambda p, v: p.b.op(_PARAMETERS[key], v, **attrs)
         if alpha is None or beta is None:
             raise UnsupportedError(f"{self.n.op_type} {self.n.name!r}: activation {name!r} is not supported")
         if key == "affine":
-            return lambda v: self.add(self.mul(self.number(alpha), v), self.number(beta))
-        return lambda v: self.mul(self.number(alpha), b.op("tanh", self.mul(self.number(beta), v)))
+            return lambda p, v: p.add(p.mul(p.number(alpha), v), p.number(beta))
+        return lambda p, v: p.mul(p.number(alpha), p.b.op("tanh", p.mul(p.number(beta), v)))
 
     # -- weights and states, by direction ------------------------------------------------------------------------------
     def one(self, i: int, d: int) -> Value | None:
@@ -120,35 +140,37 @@ class Cell:
         return state
 
     def projected(self, d: int, bias: Value | None) -> Value:
-        """X @ W of all steps, plus bias: [steps * batch, gates * H]."""
+        """X @ W of all steps, plus bias: [steps, batch, gates * H]."""
         flat = reshape(self.b, self.x, (self.steps * self.batch, self.x.type.shape[2]))
-        y = self.b.op("matmul", flat, self.weight(1, d))
-        return y if bias is None else self.add(y, bias)
+        y = self.pieces.matmul(flat, self.weight(1, d))
+        return reshape(self.b, y if bias is None else self.pieces.add(y, bias), (self.steps, self.batch, self.gates * self.hidden))
 
     # -- the time loop -------------------------------------------------------------------------------------------------
-    def run(self, d: int, projected: Value, step: Callable[[Value, tuple[Value, ...]], tuple[Value, ...]],
-            state: tuple[Value, ...]) -> tuple[list[Value], tuple[Value, ...]]:
-        """Unrolls `step(projection of one step [batch, gates * H], state) -> state`. Returns the hidden states (state[0])
-        of all steps in time order and the last state. Beyond an entry's length its state stays and its output is 0."""
-        order = range(self.steps)
-        outs: dict[int, Value] = {}
-        for t in reversed(order) if self.directions[d] else order:
-            new = step(slice_axis(self.b, projected, 0, t * self.batch, self.batch), state)
-            if self.lengths is None:
-                outs[t] = new[0]
-            else:
-                at = self.b.constant(np.asarray(t, self.lengths.type.dtype.numpy))
-                live = reshape(self.b, self.b.op("lt", at, self.lengths), (self.batch, 1))
-                outs[t] = self.b.op("where", live, new[0], self.number(0))
-                new = tuple(self.b.op("where", live, a, old) for a, old in zip(new, state, strict=True))
-            state = new
-        return [outs[t] for t in order], state
+    def run(self, d: int, projected: Value, step: Step, state: State, invariants: Sequence[Value]) -> Run:
+        """The loop over `step`, backwards for a reverse direction. Beyond an entry's length its state stays and its output
+        is 0."""
+        body, lengths = GraphBuilder("step"), self.lengths
+        p = Pieces(body, self.x.type, self.hidden, self.clip)
+        old = tuple(body.input("hidden" if k == 0 else "cell", v.type) for k, v in enumerate(state))
+        x = body.input("x", TensorType(projected.type.dtype, projected.type.shape[1:]))
+        at = None if lengths is None else body.input("t", TensorType(lengths.type.dtype, ()))
+        fixed = [body.input("r", v.type) for v in invariants]
+        new = step(p, x, old, fixed)
+        y, rows, rest = new[0], [projected], list(invariants)
+        if lengths is not None and at is not None:
+            live = reshape(body, body.op("lt", at, body.input("lengths", lengths.type)), (self.batch, 1))
+            y = body.op("where", live, new[0], p.number(0))
+            new = tuple(body.op("where", live, a, o) for a, o in zip(new, old, strict=True))
+            rows.append(self.b.constant(np.arange(self.steps, dtype=lengths.type.dtype.numpy)))
+            rest.append(lengths)
+        back = self.directions[d]
+        *last, ys = scan(self.b, body, [*new, y], self.steps, state, rows, rest, (back,) * len(rows), (back,))
+        return ys, tuple(last)
 
-    def outputs(self, runs: list[tuple[list[Value], tuple[Value, ...]]]) -> list[Value]:
+    def outputs(self, runs: list[Run]) -> list[Value]:
         """Y, Y_h (and Y_c) in the node's layout, from each direction's outputs."""
         b, (s, m, h, d) = self.b, (self.steps, self.batch, self.hidden, len(runs))
-        per = [reshape(b, concat(b, outs, 0), (s, 1, m, h)) if s else full(b, (0, 1, m, h), 0, self.x.type) for outs, _ in runs]
-        y = concat(b, per, 1)
+        y = concat(b, [reshape(b, ys, (s, 1, m, h)) for ys, _ in runs], 1)
         states = [concat(b, [reshape(b, last[k], (1, m, h)) for _, last in runs], 0) for k in range(len(runs[0][1]))]
         if self.batch_first:
             y, states = transpose(b, y, (2, 0, 1, 3)), [transpose(b, v, (1, 0, 2)) for v in states]
@@ -162,35 +184,26 @@ def _lstm(n: OnnxNode, b: GraphBuilder) -> list[Value]:
     return c.outputs([_lstm_direction(c, d) for d in range(len(c.directions))])
 
 
-@dataclass(frozen=True)
-class Peepholes:
-    """What the input, output and forget gates see of the cell state, [H] each."""
-
-    i: Value
-    o: Value
-    f: Value
-
-
-def _lstm_direction(c: Cell, d: int) -> tuple[list[Value], tuple[Value, ...]]:
+def _lstm_direction(c: Cell, d: int) -> Run:
     f, g, h = c.activations[3 * d:3 * d + 3]
     wb, rb = c.biases(d)
-    projected = c.projected(d, None if wb is None or rb is None else c.add(wb, rb))
-    recurrent, peep = c.weight(2, d), c.one(7, d)
-    p = None if peep is None else Peepholes(*(c.part(peep, k) for k in range(3)))
+    projected = c.projected(d, None if wb is None or rb is None else c.pieces.add(wb, rb))
+    peepholes = c.one(7, d)  # what the input, output and forget gates see of the cell state, [H] each
     coupled = bool(c.n.attrs.get("input_forget", 0))
 
-    def step(x: Value, state: tuple[Value, ...]) -> tuple[Value, ...]:
+    def step(p: Pieces, x: Value, state: State, fixed: Sequence[Value]) -> State:
         hidden, cell = state
-        gates = c.add(x, c.b.op("matmul", hidden, recurrent))
+        gates = p.add(x, p.matmul(hidden, fixed[0]))
 
-        def gate(k: int, sees: Value | None, old: Value) -> Value:
-            v = c.part(gates, k)
-            return f(c.clipped(v if sees is None else c.add(v, c.mul(sees, old))))
-        i = gate(0, p and p.i, cell)
-        forget = c.b.op("sub", c.number(1), i) if coupled else gate(2, p and p.f, cell)
-        new = c.add(c.mul(forget, cell), c.mul(i, g(c.clipped(c.part(gates, 3)))))
-        return c.mul(gate(1, p and p.o, new), h(new)), new
-    return c.run(d, projected, step, (c.initial(5, d), c.initial(6, d)))
+        def gate(k: int, peephole: int, old: Value) -> Value:
+            v = p.part(gates, k)
+            return f(p, p.clipped(v if len(fixed) == 1 else p.add(v, p.mul(p.part(fixed[1], peephole), old))))
+        i = gate(0, 0, cell)
+        forget = p.b.op("sub", p.number(1), i) if coupled else gate(2, 2, cell)
+        new = p.add(p.mul(forget, cell), p.mul(i, g(p, p.clipped(p.part(gates, 3)))))
+        return p.mul(gate(1, 1, new), h(p, new)), new
+    fixed = [c.weight(2, d), *([] if peepholes is None else [peepholes])]
+    return c.run(d, projected, step, (c.initial(5, d), c.initial(6, d)), fixed)
 
 
 @from_onnx("GRU")
@@ -199,34 +212,37 @@ def _gru(n: OnnxNode, b: GraphBuilder) -> list[Value]:
     return c.outputs([_gru_direction(c, d) for d in range(len(c.directions))])
 
 
-def _gru_direction(c: Cell, d: int) -> tuple[list[Value], tuple[Value, ...]]:
+def _gru_direction(c: Cell, d: int) -> Run:
     f, g = c.activations[2 * d:2 * d + 2]
     wb, rb = c.biases(d)
-    recurrent, after = c.weight(2, d), bool(c.n.attrs.get("linear_before_reset", 0))
+    recurrent, after, whole = c.weight(2, d), bool(c.n.attrs.get("linear_before_reset", 0)), c.pieces
     bias = wb
     if wb is not None and rb is not None:  # all of the recurrence's bias joins in, but for the part that reset scales
-        joined = concat(c.b, [slice_axis(c.b, rb, 0, 0, 2 * c.hidden), full(c.b, (c.hidden,), 0, rb.type)], 0) if after else rb
-        bias = c.add(wb, joined)
+        joined = concat(c.b, [whole.part(rb, 0, 2), full(c.b, (c.hidden,), 0, rb.type)], 0) if after else rb
+        bias = whole.add(wb, joined)
     projected = c.projected(d, bias)
-    to_gates, to_hidden = slice_axis(c.b, recurrent, 1, 0, 2 * c.hidden), c.part(recurrent, 2)
-    late = None if rb is None else c.part(rb, 2)
 
-    def step(x: Value, state: tuple[Value, ...]) -> tuple[Value, ...]:
-        (hidden,) = state
-        if after:
-            seen = c.b.op("matmul", hidden, recurrent)
-            gates = c.add(slice_axis(c.b, x, 1, 0, 2 * c.hidden), slice_axis(c.b, seen, 1, 0, 2 * c.hidden))
-        else:
-            gates = c.add(slice_axis(c.b, x, 1, 0, 2 * c.hidden), c.b.op("matmul", hidden, to_gates))
-        z, r = f(c.clipped(c.part(gates, 0))), f(c.clipped(c.part(gates, 1)))
-        if after:
-            candidate = c.part(seen, 2) if late is None else c.add(c.part(seen, 2), late)
-            inner = c.mul(r, candidate)
-        else:
-            inner = c.b.op("matmul", c.mul(r, hidden), to_hidden)
-        new = g(c.clipped(c.add(c.part(x, 2), inner)))
-        return (c.add(c.mul(c.b.op("sub", c.number(1), z), new), c.mul(z, hidden)),)
-    return c.run(d, projected, step, (c.initial(5, d),))
+    def opened(p: Pieces, gates: Value) -> tuple[Value, Value]:
+        """The update and the reset gate."""
+        return f(p, p.clipped(p.part(gates, 0))), f(p, p.clipped(p.part(gates, 1)))
+
+    def closed(p: Pieces, x: Value, z: Value, inner: Value, hidden: Value) -> State:
+        new = g(p, p.clipped(p.add(p.part(x, 2), inner)))
+        return (p.add(p.mul(p.b.op("sub", p.number(1), z), new), p.mul(z, hidden)),)
+
+    def step(p: Pieces, x: Value, state: State, fixed: Sequence[Value]) -> State:
+        (hidden,), (to_gates, to_hidden) = state, fixed
+        z, r = opened(p, p.add(p.part(x, 0, 2), p.matmul(hidden, to_gates)))
+        return closed(p, x, z, p.matmul(p.mul(r, hidden), to_hidden), hidden)
+
+    def step_linear(p: Pieces, x: Value, state: State, fixed: Sequence[Value]) -> State:
+        (hidden,), seen = state, p.matmul(state[0], fixed[0])
+        z, r = opened(p, p.add(p.part(x, 0, 2), p.part(seen, 0, 2)))
+        candidate = p.part(seen, 2) if len(fixed) == 1 else p.add(p.part(seen, 2), fixed[1])
+        return closed(p, x, z, p.mul(r, candidate), hidden)
+    if after:
+        return c.run(d, projected, step_linear, (c.initial(5, d),), [recurrent, *([] if rb is None else [whole.part(rb, 2)])])
+    return c.run(d, projected, step, (c.initial(5, d),), [whole.part(recurrent, 0, 2), whole.part(recurrent, 2)])
 
 
 @from_onnx("RNN")
@@ -235,10 +251,9 @@ def _rnn(n: OnnxNode, b: GraphBuilder) -> list[Value]:
     runs = []
     for d in range(len(c.directions)):
         wb, rb = c.biases(d)
-        recurrent, f = c.weight(2, d), c.activations[d]
-        projected = c.projected(d, None if wb is None or rb is None else c.add(wb, rb))
+        projected = c.projected(d, None if wb is None or rb is None else c.pieces.add(wb, rb))
 
-        def step(x: Value, state: tuple[Value, ...], f: Activation = f, recurrent: Value = recurrent) -> tuple[Value, ...]:
-            return (f(c.clipped(c.add(x, c.b.op("matmul", state[0], recurrent)))),)
-        runs.append(c.run(d, projected, step, (c.initial(5, d),)))
+        def step(p: Pieces, x: Value, state: State, fixed: Sequence[Value], f: Activation = c.activations[d]) -> State:
+            return (f(p, p.clipped(p.add(x, p.matmul(state[0], fixed[0])))),)
+        runs.append(c.run(d, projected, step, (c.initial(5, d),), [c.weight(2, d)]))
     return c.outputs(runs)
