@@ -228,8 +228,7 @@ class ReductionEmitter(LoopEmitter):
         here = tuple(self.point[x.axis] for x in tile)
         self.leaf = {e: v for (e, at), v in totals.items() if at == here}
         for r, node in enumerate(nodes):
-            if not totals:
-                self.leaf[id(node)] = self._total(r, node, tile, split, sums)
+            self.leaf[id(node)] = self._total(r, node, tile, split, sums)
         self.store(st.compute.buffer, tuple(Var(a) for a in st.compute.axes), self.value(st.compute.body))
 
     def _total(self, r: int, node: Reduce, tile: list[Loop], split: list[Loop], sums: dict[tuple[int, Key], ir.Value]) -> ir.Value:

@@ -89,6 +89,9 @@ class RescueEmitter(ExprEmitter):
         bad = self.b.fcmp_unordered("uno", total, total)
         if lanes == 1:
             return bad
+        if self.valid < self.lanes:  # what stands in the other lanes may be undefined
+            bad = self.mask(bad)
+            assert bad is not None
         bits = ir.IntType(lanes)
         return self.b.icmp_unsigned("!=", self.b.bitcast(bad, bits), ir.Constant(bits, 0))
 
