@@ -33,7 +33,7 @@ def test_names_are_kept() -> None:
 
 def test_weights_and_literals() -> None:
     inits = {"f": np.ones(2, "f4"), "one": np.ones(1, "f4"), "scalar": np.array(2, "f4"),
-             "shape": np.array([2, 3], "i8"), "table": np.arange(65)}
+             "shape": np.array([2, 3], "i8"), "table": np.arange(65)[::-1], "positions": np.arange(65)}
     nodes = [helper.make_node("Identity", [k], [f"y_{k}"]) for k in inits]
     outs = [helper.make_tensor_value_info(f"y_{k}", helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for k, a in inits.items()]
     m = helper.make_model(helper.make_graph(nodes, "g", [], outs, [numpy_helper.from_array(a, k) for k, a in inits.items()]),

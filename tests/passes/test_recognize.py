@@ -1,11 +1,15 @@
 """recognize: activations and norms that models spell out."""
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.passes.helpers import check, graph, unchanged
 from tilewright.compiler.passes.dce import dce
 from tilewright.compiler.passes.recognize import recognize
+from tilewright.ir.builder import GraphBuilder
+from tilewright.ir.interpreter import run_graph
+from tilewright.ir.types import I64, TensorType
 
 
 def clean(g):
@@ -168,3 +172,36 @@ def test_long_chains_of_products_are_no_problem():
     lines = "\n".join(f"%v{k + 1} = mul(%v{k}, %x)" for k in range(2000)).replace("%v0,", "%x,").replace("%v2000 =", "%y =")
     text = spelled(lines)
     assert len(recognize(graph(text)).nodes) == 2000
+
+
+ONE_HOT = """
+    graph @g(%i: i32[3,1]) -> f32[3,2] {{
+      const @ramp: i32[1,5] = {ramp}
+      const @table: f32[5,2] weight
+      %h = eq(%i, @ramp) : bool[3,5]
+      %o = cast(%h) {{dtype=f32}} : f32[3,5]
+      %y = matmul(%o, @table) : f32[3,2]
+      return %y
+    }}"""
+
+
+def test_products_with_one_hot_rows_are_look_ups() -> None:
+    g = graph(ONE_HOT.format(ramp="[0, 1, 2, 3, 4]"))
+    after = clean(g)
+    assert [n.op for n in after.nodes if n.op in ("matmul", "gather")] == ["gather"]
+    arrays = {"i": np.array([[3], [-1], [5]], "i4")}
+    np.testing.assert_array_equal(run_graph(after, arrays)[after.outputs[0].name], run_graph(g, arrays)[g.outputs[0].name])
+    other = graph(ONE_HOT.format(ramp="[0, 1, 3, 2, 4]"))
+    assert [n.op for n in clean(other).nodes] == [n.op for n in other.nodes]
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_one_hot_operators_too(rank: int) -> None:
+    b = GraphBuilder("g")
+    i = b.input("i", TensorType(I64, (2, 3)[:rank]))
+    hot = b.op("one_hot", i, b.constant(np.array([0, 1], "f4")), axis=rank, depth=7)
+    g = b.graph([b.op("matmul", hot if rank == 2 else b.op("reshape", hot, shape=(1, 2, 7)), b.weight("w", np.ones((7, 4), "f4")))])
+    assert ("gather" in [n.op for n in clean(g).nodes]) == (rank == 2)
+    arrays = {"i": np.array([[0, -1, 7], [-8, -7, 6]])[:, :].reshape(-1)[:i.type.size].reshape(i.type.shape)}
+    after = clean(g)
+    np.testing.assert_array_equal(run_graph(after, arrays)[after.outputs[0].name], run_graph(g, arrays)[g.outputs[0].name])

@@ -163,3 +163,37 @@ def test_reducing_unit_dimensions_is_a_reshape():
           %z = reduce(%x) {kind="l2", axes=(0,)} : f32[1,3,1]
           return %y, %z
         }""")
+
+
+def test_maps_of_a_squeezed_convolution_join_it():
+    check(clean, """
+        graph @g(%x: f32[1,2,4,1]) -> f32[1,3,4] {
+          const @w: f32[3,2,1,1] weight
+          const @b: f32[1,3,1] weight
+          %c = conv(%x, @w) {strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)} : f32[1,3,4,1]
+          %s = reshape(%c) {shape=(1, 3, 4)} : f32[1,3,4]
+          %a = add(%s, @b) : f32[1,3,4]
+          %y = relu(%a) : f32[1,3,4]
+          return %y
+        }""", """
+        graph @g(%x: f32[1,2,4,1]) -> f32[1,3,4] {
+          const @w: f32[3,2,1,1] weight
+          const @b: f32[1,3,1] weight
+          %c = conv(%x, @w) {strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)} : f32[1,3,4,1]
+          %r = reshape(@b) {shape=(1, 3, 1, 1)} : f32[1,3,1,1]
+          %a = add(%c, %r) : f32[1,3,4,1]
+          %z = relu(%a) : f32[1,3,4,1]
+          %y = reshape(%z) {shape=(1, 3, 4)} : f32[1,3,4]
+          return %y
+        }""")
+
+
+def test_squeezed_results_that_others_read_stay():
+    unchanged(clean, """
+        graph @g(%x: f32[1,2,4,1]) -> (f32[1,3,4], f32[1,3,4]) {
+          const @w: f32[3,2,1,1] weight
+          %c = conv(%x, @w) {strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)} : f32[1,3,4,1]
+          %s = reshape(%c) {shape=(1, 3, 4)} : f32[1,3,4]
+          %y = relu(%s) : f32[1,3,4]
+          return %y, %s
+        }""")

@@ -55,6 +55,10 @@ class Rewriter:
         """Whether exactly one operand of one node reads `v` in the old graph."""
         return self._uses.get(v.name, 0) == 1
 
+    def shared(self, v: Value) -> bool:
+        """Whether several operands read `v` in the old graph; what a rule has just made is read by nobody there."""
+        return self._uses.get(v.name, 0) > 1
+
     def private(self, v: Value, *ops: str) -> Node | None:
         """The node of one of `ops` that defines `v`, where nobody else reads `v`."""
         return self.producer(v, *ops) if self.single_use(v) else None

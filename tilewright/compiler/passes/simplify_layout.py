@@ -9,15 +9,19 @@
     gather(x, 1-D or scalar literal with even steps)                   ->   slice
     transpose of, reduction over dimensions of extent 1 only           ->   reshape
     conv(pad x) with zeros                                             ->   conv(x) with more padding
+    map(reshape y) that drops unit dimensions of a convolution         ->   reshape(map y): the map joins the convolution
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ...ir.graph import Graph, Node, Value
+from ...ir.op import OPS
 from ...ir.ops.conv import ConvAttrs
+from ...ir.ops.elementwise import Map
 from ...ir.ops.reduce import ReduceAttrs
 from ...ir.ops.shape import ShapeAttrs, TransposeAttrs, expand, reshape, transpose
 from ...ir.ops.slices import AxisAttrs, PadAttrs, SliceAttrs, concat
@@ -217,5 +221,44 @@ def _gather(r: Rewriter, n: Node, ins: Ins) -> Value | None:
     return reshape(r.b, y, n.outputs[0].type.shape)
 
 
-_RULE = rules({"reshape": (_reshape,), "transpose": (_transpose,), "expand": (_expand,), "slice": (_slice,), "concat": (_concat,),
+def _past_squeeze(r: Rewriter, n: Node, ins: Ins) -> Value | None:
+    """A map of one squeezed convolution and of constants: made on what is squeezed."""
+    found = [v for v in ins if v is not None and not r.static(v)]
+    squeeze = r.private(found[0], "reshape") if len(found) == 1 and found[0].type.shape == n.outputs[0].type.shape else None
+    y = squeeze.operands[0] if squeeze is not None else None
+    if y is None or y.type.rank <= found[0].type.rank or not _from_conv(r, y):
+        return None
+    units, rest = [], list(found[0].type.shape)   # y's dimensions that the reshape takes away
+    for k, d in enumerate(y.type.shape):
+        if rest and d == rest[0]:
+            rest.pop(0)
+        elif d == 1:
+            units.append(k)
+        else:
+            return None
+    if rest:
+        return None
+    new = [v if v is None else y if v is found[0] else _with_units(r, v, units, y.type.rank) for v in ins]
+    return reshape(r.b, r.b.emit(n.op, new, n.attrs)[0], n.outputs[0].type.shape)
+
+
+def _from_conv(r: Rewriter, v: Value) -> bool:
+    """Whether `v` is a convolution's result, perhaps with maps applied."""
+    while not r.shared(v) and (n := r.producer(v)) is not None:
+        if not is_map(n) or n.operands[0].type.shape != v.type.shape:
+            return n.op == "conv"
+        v = n.operands[0]
+    return False
+
+
+def _with_units(r: Rewriter, v: Value, units: Sequence[int], rank: int) -> Value:
+    """`v`, which broadcasts against a shape of rank - len(units) dimensions, with the dimensions `units` of extent 1 put in."""
+    shape = [1] * (rank - len(units) - v.type.rank) + list(v.type.shape)
+    for k in units:
+        shape.insert(k, 1)
+    return reshape(r.b, v, tuple(shape))
+
+
+_MAPS = {name: (_past_squeeze,) for name, op in OPS.items() if isinstance(op, Map)}
+_RULE = rules({**_MAPS, "reshape": (_reshape,), "transpose": (_transpose,), "expand": (_expand,), "slice": (_slice,), "concat": (_concat,),
                "pad": (_pad,), "gather": (_gather,), "conv": (_conv,), "reduce": (_reduce,)})

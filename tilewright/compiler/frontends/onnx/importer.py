@@ -117,9 +117,10 @@ class Importer:
         return self._weights[name]
 
     def constant(self, name: str, array: np.ndarray, from_node: bool = False) -> Value:
-        """A constant of the model: a weight if it is large, or an initializer of several floats; otherwise a literal."""
+        """A constant of the model: a weight if it is large, or an initializer of several floats; otherwise, and where it only
+        numbers positions, a literal."""
         floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-        if array.size > WEIGHT_ELEMENTS or (floats and array.size > 1 and not from_node):
+        if (array.size > WEIGHT_ELEMENTS and not _counts(array)) or (floats and array.size > 1 and not from_node):
             return self.weight(name, array)
         return self.builder.named(lambda n: self.builder.constant(array, name=n), name)
 
@@ -310,3 +311,9 @@ class Importer:
             return Feed(x.name)
         names = [n for n, v in self._weights.items() if v.name == x.name] if c.updatable else []
         return Weight(names[0], c.array) if names else Known(c.array)
+
+
+def _counts(array: np.ndarray) -> bool:
+    """Whether `array` holds 0, 1, 2, … along one dimension: integers that number positions, which nobody trains."""
+    ramp = array.dtype.kind in "iu" and array.size == max(array.shape, default=0)
+    return ramp and bool((array.reshape(-1) == np.arange(array.size)).all())
