@@ -43,8 +43,8 @@ def mlp(path: Path, seed: int = 0, prefix: str = "") -> Path:
 
     def n(name: str) -> str:
         return prefix + name
-    nodes = [helper.make_node("MatMul", [n("x"), n("a")], [n("h")], n("first")), helper.make_node("Relu", [n("h")], [n("r")], n("relu")),
-             helper.make_node("MatMul", [n("r"), n("b")], [n("z")], n("second")), helper.make_node("Softmax", [n("z")], [n("y")], n("last"))]
+    ops = [("MatMul", "x a", "h"), ("Relu", "h", "r"), ("MatMul", "r b", "z"), ("Softmax", "z", "y")]
+    nodes = [helper.make_node(op, [n(i) for i in ins.split()], [n(out)], n(f"make_{out}")) for op, ins, out in ops]
     graph = helper.make_graph(nodes, "mlp", [helper.make_tensor_value_info(n("x"), TensorProto.FLOAT, [9, 40])],
                               [helper.make_tensor_value_info(n("y"), TensorProto.FLOAT, None)],
                               [onnx.numpy_helper.from_array(v, n(k)) for k, v in (("a", a), ("b", b))])

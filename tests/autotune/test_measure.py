@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from pathlib import Path
 
 import pytest
 
@@ -170,12 +171,13 @@ def test_speedup_and_drift() -> None:
     assert Result("crash").seconds == float("inf")
 
 
-def test_workers_end_with_their_parent(tmp_path: object) -> None:
+def test_workers_end_with_their_parent() -> None:
     import signal
     import subprocess
     import sys
     code = ("import time; from tests.autotune.programs import task; from tilewright.autotune.measure import Measurer;"
-            "t = task(); m = Measurer(t.target); assert m.submit(t, []).result().ok; print(m._runner._child.pid, flush=True); time.sleep(60)")
+            "t = task(); m = Measurer(t.target); assert m.submit(t, []).result().ok;"
+            "print(m._runner._child.pid, flush=True); time.sleep(60)")
     p = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert p.stdout
     pid = int(p.stdout.readline())
@@ -183,7 +185,8 @@ def test_workers_end_with_their_parent(tmp_path: object) -> None:
     p.wait()
     p.stdout.close()
     for _ in range(100):
-        if not os.path.exists(f"/proc/{pid}") or open(f"/proc/{pid}/stat").read().split(")")[1].split()[0] == "Z":
+        stat = Path(f"/proc/{pid}/stat")
+        if not stat.exists() or stat.read_text().split(")")[1].split()[0] == "Z":
             return
         time.sleep(0.05)
     pytest.fail("the runner outlived the tuner")

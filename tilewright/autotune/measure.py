@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -217,7 +217,10 @@ class Measurer:
         try:
             while (t := self._todo.get()) is not None:
                 with self._turns.build() if shared and t.steps != [] else nullcontext():
-                    self._build(builder, t)
+                    try:
+                        self._build(builder, t)
+                    except BaseException as e:  # noqa: BLE001  (whoever waits for it gets it, as from any executor)
+                        (t.base if t.steps is None else t.future).set_exception(e)
                 with self._lock:
                     self._building -= 1
         finally:
@@ -226,15 +229,15 @@ class Measurer:
     def _build(self, builder: Builder, t: _Trial) -> None:
         if t.steps is None:
             t.base.set_result(self._code(builder, t.task, []))
-        elif t.steps == []:
-            self._built.put(t)  # with the base's code
-        elif t.future.set_running_or_notify_cancel():
-            made = self._code(builder, t.task, t.steps)
-            if isinstance(made, Result):
-                t.future.set_result(made)
-            else:
-                t.built = made
-                self._built.put(t)
+            return
+        if not t.future.set_running_or_notify_cancel():
+            return
+        made = self._code(builder, t.task, t.steps) if t.steps else None  # None: the base's code
+        if isinstance(made, Result):
+            t.future.set_result(made)
+        else:
+            t.built = made
+            self._built.put(t)
 
     def _code(self, builder: Builder, task: Task, steps: Steps) -> Built | Result:
         try:
@@ -248,11 +251,13 @@ class Measurer:
         try:
             while (first := self._built.get()) is not None:
                 batch, more = self._gather(first)
-                for t in batch:
-                    t.base.result()
+                wait([t.base for t in batch])
                 with self._turns.measure():
                     for t in batch:
-                        t.future.set_result(self._measure(t))
+                        try:
+                            t.future.set_result(self._measure(t))
+                        except BaseException as e:  # noqa: BLE001  (the same)
+                            t.future.set_exception(e)
                 if not more:
                     return
         finally:
