@@ -2,18 +2,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
-from .plain import RandomSearch, RoundRobin
+from .cost_model import CostModel
+from .scheduler import TaskScheduler
+from .schedules import space_of
+from .search import Search as ModelledSearch
 from .task import Task
 
 if TYPE_CHECKING:
     from .tuner import Scheduler, Search
 
 
+@cache
+def _model() -> CostModel:
+    return CostModel.load_default()
+
+
 def make_search(task: Task, seed: int) -> Search:
-    return RandomSearch(task, seed)
+    return ModelledSearch(task, space_of(task), _model(), seed)
 
 
 def make_scheduler(tasks: Sequence[Task]) -> Scheduler:
-    return RoundRobin(tasks)
+    return TaskScheduler(tasks)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from ...backends.target import Target
 from ...compiler.schedule.contraction import default_contraction
@@ -35,6 +36,7 @@ class ContractionSketch(Sketch):
         self.program, self.target, self.packable, self.roles, self.choice = p, target, packable, roles, choice
         self.lanes = lanes_of(p.computes[0], target)
         self.threads = threads
+        self._packs: dict[tuple[int, int], bool] = {}
         first = choice.roles == 0
         super().__init__("contraction" if first else f"contraction{choice.roles}", self._knobs(), 1.0 if first else OTHER_READING)
 
@@ -90,15 +92,26 @@ class ContractionSketch(Sketch):
     def decided(self, values: tuple[Value, ...]) -> Choice:
         """The compiler's form of a point."""
         v = dict(zip((k.name for k in self.knobs), values, strict=True))
-        (rows, columns, vectors), (last, chunk) = v["tile"], v["inner"]  # type: ignore[misc]
-        assert isinstance(v["unroll"], int) and isinstance(v["n_block"], int) and isinstance(v["m_block"], int)
-        return Choice(self.choice.roles, rows, columns, vectors, last, chunk, v["unroll"], str(v["order"]), v["n_block"], v["m_block"],
+        rows, columns, vectors = cast("tuple[int, int, int]", v["tile"])
+        last, chunk = cast("tuple[int, int]", v["inner"])
+        unroll, n_block, m_block = (cast(int, v[k]) for k in ("unroll", "n_block", "m_block"))
+        return Choice(self.choice.roles, rows, columns, vectors, last, chunk, unroll, str(v["order"]), n_block, m_block,
                       str(v["outer"]), bool(v["keep"]), bool(v["fetch_wide"]), bool(v["fetch_narrow"]), bool(v["pack"]))
 
     def feasible(self, values: tuple[Value, ...]) -> bool:
-        tile, unroll = values[0], values[2]
-        assert isinstance(tile, tuple) and isinstance(unroll, int)
-        return unroll == 1 or math.prod(tile) * unroll <= STRAIGHT_LINE or values == self.default
+        tile, unroll, n_block, pack = values[0], values[2], values[4], values[10]
+        assert isinstance(tile, tuple) and isinstance(unroll, int) and isinstance(n_block, int)
+        if values == self.default:
+            return True
+        return (unroll == 1 or math.prod(tile) * unroll <= STRAIGHT_LINE) and (not pack or self._can_pack(tile[2], n_block))
+
+    def _can_pack(self, vectors: int, n_block: int) -> bool:
+        """Whether the wide operand can be laid out for tiles of so many vectors in such blocks: it cannot where they cut a dimension
+        that several axes share. Depends on nothing else, so it is tried once."""
+        if (vectors, n_block) not in self._packs:
+            d = replace(self.choice, rows=1, columns=1, vectors=vectors, n_block=n_block)
+            self._packs[vectors, n_block] = layout_fits(self.program, self.target, self.packable, d)
+        return self._packs[vectors, n_block]
 
     def canonical(self, values: tuple[Value, ...]) -> tuple[Value, ...]:
         """Blocks that hold all tiles are none; without blocks on both sides their order does not matter."""

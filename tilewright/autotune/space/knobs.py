@@ -63,6 +63,7 @@ class Sketch:
         self.name, self.weight = name, weight
         self.knobs = tuple(knobs)
         self.open = tuple(k for k, x in enumerate(self.knobs) if len(x.options) > 1)
+        self.default: tuple[Value, ...] = tuple(k.default for k in self.knobs)
 
     def feasible(self, values: tuple[Value, ...]) -> bool:
         """A quick check that leaves few infeasible points; `scheduled` has the last word."""
@@ -75,10 +76,6 @@ class Sketch:
     def scheduled(self, values: tuple[Value, ...]) -> Scheduled:
         """The schedule. Raises ScheduleError where the decisions do not fit together."""
         raise NotImplementedError(self.name)
-
-    @property
-    def default(self) -> tuple[Value, ...]:
-        return tuple(k.default for k in self.knobs)
 
     @property
     def size(self) -> int:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
 from typing import cast
 
 from ...backends.target import Target
 from ...compiler.schedule.legality import check_legal
 from ...compiler.schedule.rows import access, choose_rows, lanes_of
 from ...compiler.schedule.rows_nest import RowChoice, RowsChoice, schedule_row_nests, shared_depth
-from ...ir.expr import loads, walk
+from ...ir.expr import Axis, loads, walk
 from ...ir.loops import Scheduled
 from ...ir.program import Compute, Program
-from .knobs import Knob, Sketch, Value, knob
+from .knobs import TRIES, Knob, Sketch, Value, knob
 
 WIDTHS = (1, 2, 4, 8)                 # vectors of accumulators
 CHUNKS = (256, 1024, 4096, 16384)      # elements of a map's lane loop
@@ -26,12 +28,26 @@ MOST_UNROLLED = 64                     # points of a reduction as straight-line 
 STAGE_KNOBS = ("vector", "width", "across", "points", "square", "unroll")
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What decides whether decisions fit a compute. axes: its own, then its reduction's; own: how many of them are its own."""
+
+    axes: tuple[Axis, ...]
+    own: int
+    lanes: int
+
+    @property
+    def reduces(self) -> bool:
+        return len(self.axes) > self.own
+
+
 class RowsSketch(Sketch):
     """Knobs: `depth` and `first` of the program, then STAGE_KNOBS of each compute, numbered ("0.vector")."""
 
     def __init__(self, p: Program, target: Target, weight: float = 1.0) -> None:
         self.program, self.target = p, target
         self.lanes = [max(1, lanes_of(c, target)) for c in p.computes]
+        self._shapes = [_Shape((*c.axes, *c.reduce_axes), len(c.axes), n) for c, n in zip(p.computes, self.lanes, strict=True)]
         self.most_depth = shared_depth(p) if len(p.computes) > 1 else 0
         self.choice = choose_rows(p, target)
         knobs = [knob("depth", range(self.most_depth + 1), self.choice.depth, True), knob("first", (0, 1, 2), self.choice.stages[0].first)]
@@ -49,19 +65,34 @@ class RowsSketch(Sketch):
         if values == self.default:
             return True
         d = self.decided(values)
-        return all(self._fits(c, x, d.depth, lanes) for c, x, lanes in zip(self.program.computes, d.stages, self.lanes, strict=True))
+        return all(self._fits(shape, x, d.depth) for shape, x in zip(self._shapes, d.stages, strict=True))
 
-    def _fits(self, c: Compute, d: RowChoice, depth: int, lanes: int) -> bool:
-        axes = (*c.axes, *c.reduce_axes)
+    def sample(self, rng: Random) -> tuple[Value, ...]:
+        """Each compute's decisions are drawn until they fit: drawn all at once, those of a long program hardly ever would."""
+        n = len(STAGE_KNOBS)
+        values: list[Value] = [rng.choice(k.options) for k in self.knobs[:2]]
+        for k, shape in enumerate(self._shapes):
+            at = 2 + n * k
+            for _ in range(TRIES):
+                drawn = tuple(rng.choice(x.options) for x in self.knobs[at:at + n])
+                if self._fits(shape, _choice(cast("tuple[int, ...]", drawn), 0), cast(int, values[0])):
+                    break
+            else:
+                return self.mutate(self.default, rng)
+            values += drawn
+        return self.canonical(tuple(values))
+
+    def _fits(self, c: _Shape, d: RowChoice, depth: int) -> bool:
+        axes, lanes = c.axes, c.lanes
         if 0 <= d.vector < depth or 0 <= d.across < depth or d.across == d.vector >= 0:
             return False
         extent = axes[d.vector].extent if d.vector >= 0 else 1
         width = min(d.width or extent, extent)
         points = min(d.points, axes[d.across].extent) if d.across >= 0 else 1
         if d.square:
-            return not c.reduce_axes and d.vector >= 0 and d.across >= 0 and points > 1 and width <= lanes
-        if c.reduce_axes:
-            straight = math.prod(a.extent for a in c.reduce_axes) if d.unroll else 1
+            return not c.reduces and d.vector >= 0 and d.across >= 0 and points > 1 and width <= lanes
+        if c.reduces:
+            straight = math.prod(a.extent for a in axes[c.own:]) if d.unroll else 1
             vectors = -(-width // lanes) * points
             return vectors <= self.target.vector_registers and straight * vectors <= 4 * MOST_UNROLLED
         return points * min(-(-width // lanes), 4) <= 64
@@ -70,22 +101,11 @@ class RowsSketch(Sketch):
         """Widths beyond the axis mean all of it; no unrolled points, no axis for them; decisions without meaning at 0."""
         n = len(STAGE_KNOBS)
         out = list(values)
-        for k, c in enumerate(self.program.computes):
+        for k, shape in enumerate(self._shapes):
             at = 2 + n * k
-            vector, width, across, points, square, unroll = cast("tuple[int, ...]", tuple(out[at:at + n]))
-            axes = (*c.axes, *c.reduce_axes)
-            summed = vector >= len(c.axes)
-            if vector < 0 or width >= axes[vector].extent:
-                width = 0
-            if across < 0 or points < 2 or summed:
-                across, points, square = -1, 1, 0
-            if summed or not c.reduce_axes:
-                unroll = 0
-            fixed = (vector, width, across, points, square, unroll)
-            own = tuple(self.default[at:at + n])
-            if fixed != own and _same(c, fixed, cast("tuple[int, ...]", own)):
-                fixed = own
-            out[at:at + n] = fixed
+            given, own = cast("tuple[int, ...]", tuple(out[at:at + n])), cast("tuple[int, ...]", self.default[at:at + n])
+            form = _form(shape, given)
+            out[at:at + n] = own if form == _form(shape, own) else form
         return tuple(out)
 
     def scheduled(self, values: tuple[Value, ...]) -> Scheduled:
@@ -99,16 +119,13 @@ def _choice(v: Sequence[int], first: int) -> RowChoice:
     return RowChoice(vector, width, across, points, bool(square), bool(unroll), first)
 
 
-def _same(c: Compute, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether two choices that are written differently make one nest."""
-    def form(v: tuple[int, ...]) -> tuple[int, ...]:
-        vector, width, across, points, square, unroll = v
-        axes = (*c.axes, *c.reduce_axes)
-        summed = vector >= len(c.axes)
-        none = across < 0 or points < 2 or summed
-        return (vector, 0 if vector < 0 or width >= axes[vector].extent else width, -1 if none else across, 1 if none else points,
-                0 if none else square, unroll if c.reduce_axes and not summed else 0)
-    return form(a) == form(b)
+def _form(c: _Shape, v: tuple[int, ...]) -> tuple[int, ...]:
+    """Equal for decisions that make the same nest but are written differently."""
+    vector, width, across, points, square, unroll = v
+    summed = vector >= c.own
+    none = across < 0 or points < 2 or summed
+    return (vector, 0 if vector < 0 or width >= c.axes[vector].extent else width, -1 if none else across, 1 if none else points,
+            0 if none else square, unroll if c.reduces and not summed else 0)
 
 
 def _stage_knobs(k: int, c: Compute, d: RowChoice, lanes: int) -> list[Knob]:

@@ -1,0 +1,95 @@
+"""Features: finite, in order, a function of the decisions alone, and close to what the nests really do."""
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from tests.autotune.spaces import PROBLEMS, problem
+from tilewright.autotune.features import FEATURES, Features
+from tilewright.autotune.features.nests import UNROLL, VECTOR, ContractionNests, encoder_of
+from tilewright.autotune.features.tiles import tile_cycles
+from tilewright.autotune.space import Space
+from tilewright.autotune.space.contraction import ContractionSketch
+from tilewright.ir.loops import Split
+
+COUNT = 40
+
+
+def _points(name: str, target: str = "native", count: int = COUNT):
+    t = problem(name, target)
+    space, rng = Space(t), random.Random(0)
+    return t, space, [space.default(), *(space.sample(rng) for _ in range(count))]
+
+
+@pytest.mark.parametrize("target", ["native", "x86-64", "aarch64"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_finite_or_absent(name: str, target: str) -> None:
+    t, space, points = _points(name, target)
+    x = Features(space, t)(points)
+    assert x.shape == (len(points), len(FEATURES)) and x.dtype == np.float32
+    assert not np.isinf(x).any()
+    measured = x[:, :FEATURES.index("cycles_share")]
+    known = np.array([p.sketch != "default" for p in points])
+    assert np.isfinite(measured[known]).all()
+    assert np.isfinite(x[:, FEATURES.index("flops"):]).all()
+
+
+@pytest.mark.parametrize("name", ["matmul", "softmax", "conv_direct"])
+def test_a_row_does_not_depend_on_the_others(name: str) -> None:
+    t, space, points = _points(name)
+    whole = Features(space, t)(points)
+    fresh = Features(Space(t), t)
+    for k in (0, 7, 33):
+        np.testing.assert_array_equal(fresh([points[k]])[0], whole[k])
+    np.testing.assert_array_equal(fresh(points[::-1]), whole[::-1])
+
+
+def test_no_points() -> None:
+    t, space, _ = _points("matmul")
+    assert Features(space, t)([]).shape == (0, len(FEATURES))
+
+
+@pytest.mark.parametrize("name", ["matmul", "conv_direct", "batched", "winograd", "conv_first"])
+def test_nests_are_those_that_are_scheduled(name: str) -> None:
+    """The loops that the arrays describe: as many points in all, the same lanes, tile and straight-line steps as the stage has."""
+    _, space, points = _points(name)
+    sketch = space.sketches[0]
+    assert isinstance(sketch, ContractionSketch)
+    encoder = encoder_of(sketch)
+    assert isinstance(encoder, ContractionNests)
+    own = [p for p in points if p.sketch == sketch.name]
+    (batch,) = encoder.encode([p.values for p in own])
+    total = batch.body.points * batch.body.reduced
+    for k, p in enumerate(own):
+        stage = space.scheduled(p).stages[0]
+        loops = stage.loops
+        assert batch.trips[k].prod() == pytest.approx(total, rel=1.0)  # tiles may overhang
+        assert batch.trips[k].prod() > 0.99 * total
+        lanes = [t for t, kind in zip(batch.trips[k], batch.kind[k], strict=True) if kind == VECTOR]
+        assert lanes == [x.axis.extent for x in loops if x.kind == "vector"]
+        unrolled = [x.axis.extent for x in loops if x.kind == "unroll" and not x.reduce]
+        slots = zip(batch.trips[k], batch.kind[k], batch.reduce[k], strict=True)
+        assert sorted(t for t, kind, r in slots if kind == UNROLL and not r and t > 1) == sorted(n for n in unrolled if n > 1)
+        assert len([r for r in stage.relations if isinstance(r, Split)]) >= len([1 for n in unrolled if n > 1]) - 2
+
+
+def test_a_packed_operand_is_contiguous() -> None:
+    _, space, points = _points("matmul")
+    sketch = space.sketches[0]
+    assert isinstance(sketch, ContractionSketch)
+    encoder = ContractionNests(sketch)
+    (batch,) = encoder.encode([points[0].values])
+    assert sketch.decided(points[0].values).pack
+    strides = batch.stride[0, encoder.wide][batch.trips[0] > 1]
+    assert strides[-1] == 1  # lanes
+    assert sorted(strides[strides > 0], reverse=True) == list(strides[strides > 0])
+
+
+def test_tile_cycles_prefer_tiles_that_fill_the_registers() -> None:
+    t, space, _ = _points("matmul")
+    sketch = space.sketches[0]
+    assert isinstance(sketch, ContractionSketch)
+    small, large = (tile_cycles(sketch.roles, tile, sketch.lanes, t.target) for tile in ((1, 1, 1), (1, 6, 2)))
+    assert large < small
