@@ -259,7 +259,8 @@ class Session:
         for s, d, steps, r in found:
             predicted = getattr(s.search, "predicted", None)
             s.points.append(Point(steps, r.status, r.speedup, predicted(d) if predicted and d else None, self.elapsed))
-            self._take(s, steps, r, d)
+            if r.target is None or Hardware.of(r.target).kind == Hardware.of(s.task.target).kind:
+                self._take(s, steps, r, d)
         self._learn(self.log.news())
 
 
@@ -353,4 +354,6 @@ def _pool(pool: object, chosen: Options, seed: int, cold: bool, limits: Limits, 
     if pool is None:
         return stack.enter_context(Measurer(chosen.target, chosen.threads, seed=seed, cold=cold, limits=limits))
     from .remote import Remote
-    return stack.enter_context(Remote(pool, seed=seed, cold=cold, limits=limits))
+    remote = stack.enter_context(Remote(pool, seed=seed, cold=cold, limits=limits))
+    remote.check(chosen.target)
+    return remote
