@@ -35,9 +35,9 @@ FINALISTS = 3        # of each task
 ROUNDS = 3           # of measuring them
 VARIANTS = 2         # builds of the whole model that finalists are tried in
 NEGLIGIBLE = 5e-4    # share of the time of a call: tasks below keep their default
-IN_PLACE_SECONDS = 2.0
+IN_PLACE_CALLS, IN_PLACE_SECONDS = 300, 2.0  # of each build, whichever is less
 IN_PLACE_GAIN = 1.01
-BURSTS, BURST_SECONDS = 9, 0.25
+BURSTS, BURST_CALLS, BURST_SECONDS = 9, 100, 0.25
 WHOLE_GAIN = 1.004   # of a call: less is not told from noise, and the untuned is kept
 WRONG = 1e-3         # of the largest output: see `bench.compare.TOLERANCE`
 Chosen = dict[str, Steps]
@@ -176,7 +176,7 @@ def _step_times(instances: Sequence[Instance], data: Sequence[np.ndarray]) -> np
     walks = [Walk(i, data) for i in instances]
     rounds: list[list[np.ndarray]] = [[] for _ in walks]
     stop = time.perf_counter() + IN_PLACE_SECONDS * len(walks)
-    while len(rounds[0]) < 7 or (time.perf_counter() < stop and len(rounds[0]) < 2000):
+    while len(rounds[0]) < 7 or (time.perf_counter() < stop and len(rounds[0]) < IN_PLACE_CALLS):
         for w, into in zip(walks, rounds, strict=True):
             w.run()  # the caches are its own again
             into.append(np.diff(w.run()))
@@ -203,7 +203,7 @@ def compare(a: Executable, b: Executable, data: Sequence[np.ndarray]) -> tuple[f
 
 def _burst(exe: Executable, data: Sequence[np.ndarray], seconds: float) -> list[float]:
     found, stop = [], time.perf_counter() + seconds
-    while len(found) < 3 or time.perf_counter() < stop:
+    while len(found) < 3 or (time.perf_counter() < stop and len(found) < BURST_CALLS):
         begin = time.perf_counter()
         exe(*data)
         found.append(time.perf_counter() - begin)
