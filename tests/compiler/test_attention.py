@@ -9,6 +9,7 @@ import pytest
 import tilewright as tw
 from tests.ir.op_graphs import random_schedules
 from tests.precision import bounds
+from tilewright.backends.llvm.emit import workspace_bytes
 from tilewright.compiler.fuse import fuse
 from tilewright.compiler.inspect import lowered
 from tilewright.ir.builder import GraphBuilder
@@ -169,3 +170,18 @@ def test_threads_do_not_change_bits() -> None:
     one, two, three = (run(g, m.arrays, t) for t in (1, 2, 3))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
+
+
+def test_powers_take_the_place_of_scores_and_masks_are_transposed() -> None:
+    """The workspace holds the scores of a block once, and the mask laid out alike."""
+    sizes = []
+    for with_mask in (False, True):
+        m = Maker(1, 3, 150, 130)
+        g = m.graph(m.b.op("add", m.scores, m.input("mask", 1, 1, 150, 130)) if with_mask else m.scores)
+        (s,) = lowered(g, "x86-64-v4").scheduled
+        assert s is not None
+        sizes.append(workspace_bytes(s))
+        check(g, m.arrays)
+    scores, queries = 64 * 130 * 4, 64 * 32 * 4
+    assert sizes[1] - sizes[0] == scores
+    assert sizes[0] in (scores, scores + queries)

@@ -1,7 +1,8 @@
 """Where the local buffers of a scheduled program live: on the stack, or in the workspace that the caller provides."""
 from __future__ import annotations
 
-from ...ir.expr import Axis
+from ...ir.affine import linear
+from ...ir.expr import Axis, Var, loads
 from ...ir.loops import Fuse, Scheduled, Split, Stage
 from ...ir.types import contiguous_strides
 from .emit_expr import LocalStorage
@@ -28,11 +29,29 @@ def local_layout(s: Scheduled) -> tuple[dict[str, LocalStorage], dict[str, int],
         for n in sizes:
             nbytes *= n
         if nbytes > ALLOCA_BYTES:
-            offsets[buf.name] = total
-            total += -(-nbytes // 64) * 64
+            over = _overwritten(s, p, storage, offsets)
+            offsets[buf.name] = total if over is None else offsets[over]
+            total += -(-nbytes // 64) * 64 if over is None else 0
         else:
             offsets[buf.name] = -max(nbytes, 1)
     return storage, offsets, total
+
+
+def _overwritten(s: Scheduled, p: int, storage: dict[str, LocalStorage], offsets: dict[str, int]) -> str | None:
+    """An earlier buffer whose memory stage p's result can take, element by element: p is the last to read it, and reads it
+    only where it writes (exp(scores - maximum) in place of the scores)."""
+    c = s.stages[p].compute
+    own = tuple(linear(Var(a)) for a in c.axes)
+    found = loads(c.body)
+    for name in dict.fromkeys(x.buffer.name for x in found):
+        if offsets.get(name, -1) < 0 or storage[name] != storage[c.buffer.name] or c.reduce_axes:
+            continue
+        mine = [x for x in found if x.buffer.name == name]
+        last = not any(name in {b.name for b in st.compute.reads} for st in s.stages[p + 1:])
+        same = all(x.where is None and x.dtype == c.buffer.dtype and tuple(map(linear, x.index)) == own for x in mine)
+        if last and same and mine[0].buffer.shape == c.buffer.shape:
+            return name
+    return None
 
 
 def _unshared(a: Axis, st: Stage, shared: frozenset[Axis]) -> int:

@@ -4,7 +4,7 @@ A block of query rows goes through all stages at once. Rows of queries are lanes
 queries: a row's maximum and sum need no shuffles, masks over keys are scalars, and neither keys nor values are rearranged.
 
     parallel b, h, i.o {                                          a block of up to four vectors of queries
-      q_columns[d, i]              = q[i, d]                      transposed in registers
+      q_columns[d, i]              = q[i, d]                      transposed in registers, and so are masks over both
       s[j, i]   for j tiles:       microkernel { for d: scalar k[j, d] * vector q_columns[d, i] }, scale, mask
       m[i] = max j: s;  e[j, i] = exp(s - m);  r[i] = 1 / sum j: e
       y[i, d]   for i, d tiles:    microkernel { for j: scalar e[j, i] * vector v[j, d] } * r[i]
@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...backends.target import Target
-from ...ir.expr import Axis, Buffer, Call, Expr, Load, Reduce, Var, axes_of, call, reduces, rewrite, substitute
+from ...ir.expr import Axis, Buffer, Call, Expr, Load, Reduce, Var, axes_of, call, loads, reduces, rewrite, substitute, walk
 from ...ir.kinds import is_contraction, product_loads
 from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
@@ -48,11 +48,12 @@ def schedule_attention(p: Program, target: Target) -> Scheduled | None:
     lanes = lanes_of(roles.scores, target)
     roles, columns = _with_columns(roles)
     roles = _keys_first(roles)
+    roles, masks = _with_masks(roles)
     vectors = _block_vectors(roles.row.extent, lanes, target)
     split = _split(roles.row, vectors * lanes) if roles.row.extent > vectors * lanes else None
     shared = mark_parallel([Loop(a) for a in (*roles.lead, *((split.outer,) if split else ()))], len(roles.lead) + (split is not None))
     block = _Block(shared, split, roles.row, vectors, lanes, target)
-    stages = [block.columns(columns), block.scores(roles.scores), *map(block.softmax, roles.rows), block.out(roles.out)]
+    stages = [*map(block.columns, (columns, *masks)), block.scores(roles.scores), *map(block.softmax, roles.rows), block.out(roles.out)]
     stages = [replace(st, shared=len(shared) if k else 0) for k, st in enumerate(stages)]
     return Scheduled(Program(p.name, p.inputs, p.outputs, tuple(st.compute for st in stages)), tuple(stages))
 
@@ -152,6 +153,27 @@ def _keys_first(r: Roles) -> Roles:
     return replace(r, scores=scores, rows=tuple(map(one, r.rows)), out=one(r.out))
 
 
+def _with_masks(r: Roles) -> tuple[Roles, list[Compute]]:
+    """What is read by rows of keys beside the product (masks, position biases), through local copies laid out as the scores:
+    rewrite x[.., i, j] -> x_columns[lead, j, i]. Their lanes would be gathered one by one otherwise."""
+    key = r.scores.axes[-2]
+    inside = {id(n) for x in reduces(r.scores.body) for n in walk(x.body)}
+    copies: list[Compute] = []
+    at = tuple(map(Var, r.scores.axes))
+    new: dict[int, Load] = {}
+    for x in loads(r.scores.body):
+        where = access(x)
+        if id(x) not in inside and x.where is None and where.step(key) == 1 and where.step(r.row) not in (0, 1, None):
+            buffer = Buffer(f"{x.buffer.name}_columns{len(copies)}", x.dtype, tuple(a.extent for a in r.scores.axes))
+            own = Axis(f"{key.name}_m{len(copies)}", key.extent)
+            axes = tuple(own if a == key else a for a in r.scores.axes)
+            copies.append(Compute(buffer, axes, substitute(x, {key: Var(own)})))
+            new[id(x)] = Load(buffer, at)
+    if not copies:
+        return r, copies
+    return replace(r, scores=replace(r.scores, body=rewrite(r.scores.body, lambda n: new.get(id(n))))), copies
+
+
 # -- loops -----------------------------------------------------------------------------------------------------------------
 def _block_vectors(rows: int, lanes: int, target: Target) -> int:
     """Vectors of queries in a block: as many as the register tile takes, in even blocks."""
@@ -189,11 +211,11 @@ class _Block:
 
     def columns(self, c: Compute) -> Stage:
         """The transposing copy, in square tiles where a vector of the source is contiguous."""
-        relations, loops, tile = self.relations, [], []
+        relations, loops, tile, lanes = self.relations, [], [], lanes_of(c, self.target)
         own = [a for a in c.axes if a != self.row and a not in {x.axis for x in self.shared}]
         for a in (*own[-1:], self.inner):
-            if a.extent > self.lanes:
-                s = _split(a, self.lanes)
+            if a.extent > lanes:
+                s = _split(a, lanes)
                 relations.append(s)
                 loops.append(Loop(s.outer))
                 a = s.inner
@@ -233,7 +255,8 @@ class _Block:
         wide = c.axes[-1]
         lanes = lanes_of(c, self.target)
         n = -(-wide.extent // lanes)
-        vectors = -(-n // -(-n // min(5, 6 if self.target.vector_registers >= 32 else 2)))
+        most = 5 if self.target.vector_registers >= 32 else 2
+        vectors = -(-n // -(-n // most))
         loops = [*self.shared]
         vector = wide
         if wide.extent > vectors * lanes:
