@@ -22,10 +22,12 @@ Path_ = str | os.PathLike[str]
 
 def compile(model: object, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
             precision: str = "f32", schedules: Path_ | ScheduleSource | None = None, cache: bool = True,
-            strict: bool = False) -> Executable:
+            strict: bool = False, method: str = "", iterations: tuple[int, int] | None = None) -> Executable:
     """Compiles a model to native code.
 
-    model:     path, bytes or ModelProto of ONNX; a torch.nn.Module (then `inputs` are example tensors).
+    model:     path, bytes or ModelProto of ONNX; a torch.nn.Module (then `inputs` are example tensors); a model on tables of
+               LightGBM, XGBoost or scikit-learn (then `inputs` is a sample X, whose dtype counts, and calls take any number
+               of rows).
     inputs:    fixes symbolic shapes now instead of at the first call: example arrays in order, or name -> shape or array.
     target:    "native", or another processor (`Target.parse`) for export.
     threads:   how many threads may take part in a call, the caller's included (default: all cores available).
@@ -35,11 +37,13 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
     cache:     keep compiled objects on disk.
     strict:    only sums as the model writes them: no Winograd convolutions, which are about twice as fast and have up to ten
                times the rounding error (docs/accuracy.md).
+    method:    of a model on tables: "predict" (default), "predict_proba", "decision_function", "apply", …
+    iterations: of a booster: the rounds [begin, end) to use (default: what its own predict uses).
 
     Raises ModelError, UnsupportedError, InputError, TargetError.
     """
     return compile_with(model, inputs=inputs, target=target, threads=threads, precision=precision, schedules=_source(schedules),
-                        cache=cache, strict=strict)
+                        cache=cache, strict=strict, method=method, iterations=iterations)
 
 
 def _source(schedules: Path_ | ScheduleSource | None) -> ScheduleSource | None:

@@ -163,11 +163,11 @@ class Executable:
             assert runnable is not None
             self._copy_out(outs, runnable.run(data))
             return
-        for k, y in enumerate(outs):
-            if not latest.check_output(k, y):
-                name, want = latest.plan.outputs[k]
-                raise InputError(f"output {name!r} must be {want.dtype.numpy}{list(want.shape)}, got {y.dtype}{list(y.shape)}")
         arrays = cast("list[np.ndarray]", data)
+        for k, y in enumerate(outs):
+            if not latest.check_output(k, y, arrays):
+                shape, dtype = latest.output_types(arrays)[k]
+                raise InputError(f"output {latest.plan.outputs[k][0]!r} must be {dtype}{list(shape)}, got {y.dtype}{list(y.shape)}")
         if all(ready(y) is y for y in outs) and not _overlap(outs, arrays):
             latest.run_into(outs, arrays)
         else:

@@ -111,15 +111,16 @@ def code() -> Code | None:
 def block(plan: Plan, run: int, weights: Record, frame: Record, owned: Sequence[object]) -> Block | None:
     """What native calls of the plan need. `run`: address of its entry point. weights, frame: `pycall.Weights`, `pycall.Frame`.
     `owned`: what must live as long as calls may run."""
-    if code() is None:
+    if code() is None or (plan.by_rows and len(plan.inputs) != 1):
         return None
     types = [t for _, t in (*plan.inputs, *plan.outputs)]
-    dims = [Record(*t.shape) for t in types]
+    dims = [Record(*((-1, *t.shape[1:]) if plan.by_rows else t.shape)) for t in types]
     descrs = [t.dtype.numpy for t in types]
     tensors = Record(*(v for t, d, n in zip(types, descrs, dims, strict=True) for v in (id(d), len(t.shape), n.address, t.bytes)))
     made = np.zeros(len(pycall.Block), np.int64).view(Block)
     made[pycall.Block.RUN], made[pycall.Block.WEIGHTS], made[pycall.Block.FRAME] = run, weights.address, frame.address
-    made[pycall.Block.RELEASE] = estimated_ns(plan) >= _LONG_NS
+    made[pycall.Block.RELEASE] = plan.by_rows.release if plan.by_rows else 0 if estimated_ns(plan) >= _LONG_NS else 1
+    made[pycall.Block.BY_ROWS] = plan.by_rows is not None
     made[pycall.Block.N_INPUTS], made[pycall.Block.N_OUTPUTS] = len(plan.inputs), len(plan.outputs)
     made[pycall.Block.INPUTS] = tensors.address
     made[pycall.Block.OUTPUTS] = tensors.address + 8 * len(pycall.Tensor) * len(plan.inputs)

@@ -13,7 +13,7 @@ from ..ir.graph import Graph
 from . import fastcall
 from .fastcall import OUT_OF_RANGE, Record
 from .llvm.elf import Image, combine
-from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, CTX_POOL, ENTRY
+from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, CTX_POOL, CTX_ROWS, ENTRY
 from .llvm.jit import Library, load_image, require_host
 from .llvm.pycall import Block, Frame
 from .memory import address, aligned, out_of_memory
@@ -134,7 +134,7 @@ class Instance:
         """Fresh outputs for inputs of exactly the plan's types, that `arguments.ready` accepts. Raises InputError where
         an index from data is out of range."""
         try:
-            outputs = [np.empty(shape, dtype) for shape, dtype in self._out_types]
+            outputs = [np.empty(shape, dtype) for shape, dtype in self.output_types(inputs)]
         except MemoryError:
             raise out_of_memory("outputs", sum(t.bytes for _, t in self.plan.outputs)) from None
         self.run_into(outputs, inputs)
@@ -149,6 +149,8 @@ class Instance:
         slots = frame.outputs
         for k, y in enumerate(outputs):
             slots[k] = address(y)
+        if self.plan.by_rows:
+            frame.ctx[CTX_ROWS] = len(inputs[0])
         weights = self._weights  # this reference keeps them alive through the call
         failed = self._run(frame.inputs_at, frame.outputs_at, weights.address, frame.arena_at, frame.ctx_at)
         if failed:
@@ -183,17 +185,29 @@ class Instance:
         """Whether the arguments can be passed to `run` as they are."""
         if len(args) != len(self._in_types):
             return False
+        by_rows, rows = self.plan.by_rows is not None, -1
         for x, (shape, dtype) in zip(args, self._in_types, strict=True):
-            if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype:
+            if type(x) is not np.ndarray or x.dtype != dtype:
                 return False
+            if x.shape != shape and not (by_rows and x.ndim == len(shape) and x.shape[1:] == shape[1:]):
+                return False
+            if by_rows and rows not in (-1, len(x)):
+                return False
+            rows = len(x) if by_rows else -1
             f = x.flags
             if not (f.c_contiguous and f.aligned):
                 return False
         return True
 
-    def check_output(self, k: int, y: np.ndarray) -> bool:
-        """Whether `y` has the type of output `k`."""
-        shape, dtype = self._out_types[k]
+    def output_types(self, inputs: Sequence[np.ndarray]) -> tuple[tuple[tuple[int, ...], np.dtype], ...]:
+        """Shapes and dtypes of the outputs for inputs of the plan's types."""
+        if self.plan.by_rows is None:
+            return self._out_types
+        return tuple(((len(inputs[0]), *shape[1:]), dtype) for shape, dtype in self._out_types)
+
+    def check_output(self, k: int, y: np.ndarray, inputs: Sequence[np.ndarray]) -> bool:
+        """Whether `y` has the type of output `k` for these inputs."""
+        shape, dtype = self.output_types(inputs)[k]
         return y.shape == shape and y.dtype.newbyteorder("=") == dtype
 
     def exchange(self, preparation: Preparation, prepared: list[np.ndarray]) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -81,6 +81,23 @@ Call = KernelCall | HostCall
 
 
 @dataclass(frozen=True, slots=True)
+class ByRows:
+    """A plan whose inputs and outputs have any number of rows, their first dimension, and treat each row alone. Its `calls`
+    are for blocks of `block` rows, which is what its types say; `calls` here are for one row. What is left behind the last
+    whole block is filled up to one where it has `turn` rows or more; else its rows run one by one. Up to `team` threads
+    take blocks, each with `arena_step` bytes of the arena; those from `scratch` on hold the block that was filled up.
+    release: from so many rows on a call is long enough to let other threads have the interpreter."""
+
+    block: int
+    calls: tuple[Call, ...]
+    turn: int
+    team: int
+    arena_step: int
+    scratch: int
+    release: int
+
+
+@dataclass(frozen=True, slots=True)
 class Loop:
     """The calls at positions first .. last - 1 run `trips` times, all of them in each step."""
 
@@ -94,7 +111,8 @@ class Plan:
     """What one call of the entry point does. `arena_bytes` is the size of the scratch memory (64-byte aligned).
     `phases`: positions of the calls before which the threads meet, 0 first; (): one thread runs everything.
     `loops`: in order; none in another. One with a call for several threads begins and ends with a phase, and the threads
-    meet in each of its steps as often as it has phases; another one lies within a phase."""
+    meet in each of its steps as often as it has phases; another one lies within a phase.
+    `by_rows`: None where the types are those of every call."""
 
     inputs: tuple[NamedType, ...]
     outputs: tuple[NamedType, ...]
@@ -103,6 +121,12 @@ class Plan:
     calls: tuple[Call, ...] = ()
     phases: tuple[int, ...] = ()
     loops: tuple[Loop, ...] = ()
+    by_rows: ByRows | None = None
+
+    @property
+    def every_call(self) -> tuple[Call, ...]:
+        """Those for one row included."""
+        return (*self.calls, *self.by_rows.calls) if self.by_rows else self.calls
 
     @property
     def times(self) -> tuple[int, ...]:
@@ -125,24 +149,35 @@ class Plan:
     @property
     def threads(self) -> int:
         """How many threads can take part, the caller's included."""
+        if self.by_rows:
+            return self.by_rows.team
         return max((c.team for c in self.calls if isinstance(c, KernelCall)), default=1) if self.phases else 1
 
     @property
     def host_calls(self) -> tuple[HostCall, ...]:
         """In the order of the table of host functions."""
-        return tuple(c for c in self.calls if isinstance(c, HostCall))
+        return tuple(c for c in self.every_call if isinstance(c, HostCall))
 
     @property
     def symbols(self) -> tuple[str, ...]:
         """The kernels' names, each once, in order of first use."""
-        return tuple(dict.fromkeys(c.symbol for c in self.calls if isinstance(c, KernelCall)))
+        return tuple(dict.fromkeys(c.symbol for c in self.every_call if isinstance(c, KernelCall)))
 
     def check(self) -> None:
         """Raises PlanError where a slot points at nothing; everything that comes from a file passes here."""
         counts = {"input": len(self.inputs), "output": len(self.outputs), "weight": len(self.weights), "arena": 1}
         self._check_loops()
-        times = self.times
-        for k, c in enumerate(self.calls):
+        if self.by_rows:
+            self._check_rows(self.by_rows)
+        self._check_calls(self.calls, self.times, counts)
+        if self.by_rows:
+            self._check_calls(self.by_rows.calls, (1,) * len(self.by_rows.calls), counts)
+        if self.phases and (self.phases[0] != 0 or sorted(set(self.phases)) != list(self.phases) or self.phases[-1] >= len(self.calls)):
+            raise PlanError(f"phases {self.phases} are no positions of {len(self.calls)} calls in order")
+
+    def _check_calls(self, calls: Sequence[Call], times: Sequence[int], counts: Mapping[str, int]) -> None:
+        """`counts`: how many there are of each kind of slot."""
+        for k, c in enumerate(calls):
             extra = (c.workspace,) if isinstance(c, KernelCall) and c.workspace else ()
             for s in (*c.args, *extra):
                 if not 0 <= s.index < counts.get(s.kind, 0) or s.offset < 0:
@@ -157,8 +192,6 @@ class Plan:
                 raise PlanError(f"{c.label or 'call'}: reads the result of a call that does not come before it")
             if isinstance(c, KernelCall) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", c.symbol):
                 raise PlanError(f"{c.symbol!r} is no symbol")
-        if self.phases and (self.phases[0] != 0 or sorted(set(self.phases)) != list(self.phases) or self.phases[-1] >= len(self.calls)):
-            raise PlanError(f"phases {self.phases} are no positions of {len(self.calls)} calls in order")
 
     def _check_loops(self) -> None:
         at = 0
@@ -173,10 +206,20 @@ class Plan:
                 raise PlanError(f"{x} is for one thread, but the threads meet before call {inside[0]}")
             at = x.last
 
+    def _check_rows(self, r: ByRows) -> None:
+        if r.block < 2 or not 1 <= r.turn <= r.block or not 1 <= r.team <= MOST_THREADS or not 0 <= r.scratch <= r.arena_step \
+                or r.team * r.arena_step > self.arena_bytes or r.release < 0 or not self.inputs:
+            raise PlanError(f"blocks of {r.block} rows for {r.team} threads are not possible")
+        size = sum(t.bytes for _, t in (*self.inputs, *self.outputs))
+        if any(t.shape[:1] != (r.block,) for _, t in (*self.inputs, *self.outputs)) or r.scratch + size > r.arena_step:
+            raise PlanError(f"inputs and outputs do not fit blocks of {r.block} rows")
+
     def to_json(self) -> dict[str, object]:
+        rows = self.by_rows
         return {"inputs": _types_json(self.inputs), "outputs": _types_json(self.outputs), "weights": _types_json(self.weights),
                 "arena_bytes": self.arena_bytes, "calls": [_call_json(c) for c in self.calls],
-                "phases": list(self.phases), "loops": [[x.first, x.last, x.trips] for x in self.loops]}
+                "phases": list(self.phases), "loops": [[x.first, x.last, x.trips] for x in self.loops],
+                "by_rows": rows and {**{k: getattr(rows, k) for k in _ROWS_FIELDS}, "calls": [_call_json(c) for c in rows.calls]}}
 
     @staticmethod
     def from_json(data: object) -> Plan:
@@ -187,6 +230,9 @@ class Plan:
             raise PlanError(f"damaged plan: {e}") from None
         plan.check()
         return plan
+
+
+_ROWS_FIELDS = ("block", "turn", "team", "arena_step", "scratch", "release")
 
 
 def type_json(t: TensorType) -> list[object]:
@@ -261,6 +307,8 @@ def _call(data: object) -> Call:
 
 
 def _plan(d: dict[str, object]) -> Plan:
+    rows = _get(d, "by_rows", dict) if d.get("by_rows") is not None else None
     return Plan(_list(d, "inputs", _named), _list(d, "outputs", _named), _list(d, "weights", _named), _get(d, "arena_bytes", int),
                 _list(d, "calls", _call), _list(d, "phases", lambda k: _get(k, "", int)) if "phases" in d else (),
-                _list(d, "loops", _loop) if "loops" in d else ())
+                _list(d, "loops", _loop) if "loops" in d else (),
+                None if rows is None else ByRows(calls=_list(rows, "calls", _call), **{k: _get(rows, k, int) for k in _ROWS_FIELDS}))

@@ -99,8 +99,10 @@ def load(path: Path, recompile: Recompile | None = None) -> Executable:
     except (TilewrightError, ElfError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, KeyError, ValueError, RecursionError,
             NotImplementedError, RuntimeError) as e:
         raise ModelError(f"{path} is no saved model, or damaged: {e}") from None
-    types = [(s.shape, np.dtype(s.dtype)) for s in (*inputs, *outputs)]
-    if types != [(t.shape, t.dtype.numpy) for _, t in (*instance.plan.inputs, *instance.plan.outputs)]:
+    first = 1 if instance.plan.by_rows else 0  # of the dimensions that are the same in every call
+    types = [(s.shape[first:], np.dtype(s.dtype)) for s in (*inputs, *outputs)]
+    if types != [(t.shape[first:], t.dtype.numpy) for _, t in (*instance.plan.inputs, *instance.plan.outputs)] or any(
+            isinstance(d, str) for shape, _ in types for d in shape):
         raise ModelError(f"{path} is damaged: its plan does not fit its inputs and outputs")
     return Executable(inputs, outputs, instance, instance.target, name)
 
@@ -135,9 +137,15 @@ def _array(z: zipfile.ZipFile, number: int, t: TensorType) -> np.ndarray:
 
 def _specs(manifest: dict[str, object], key: str) -> list[TensorSpec]:
     try:
-        return [TensorSpec(_str(n), tuple(int(d) for d in shape), DTYPES[t].numpy) for n, shape, t in _field(manifest, key, list)]
+        return [TensorSpec(_str(n), tuple(map(_dimension, shape)), DTYPES[t].numpy) for n, shape, t in _field(manifest, key, list)]
     except (KeyError, ValueError, TypeError) as e:
         raise ModelError(f"the saved model's {key} are damaged: {e}") from None
+
+
+def _dimension(d: object) -> int | str:
+    if type(d) is not int and type(d) is not str:
+        raise ValueError(f"{d!r} is no dimension")
+    return d
 
 
 def _str(x: object) -> str:

@@ -14,6 +14,7 @@ from ..backends.instance import Instance, Preparation
 from ..backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
 from ..backends.llvm.entry import ENTRY, emit_entry
 from ..backends.llvm.jit import Job, build
+from ..backends.llvm.native import NativeCode, native_code
 from ..backends.plan import ARENA_ALIGN, Call, HostCall, KernelCall, Loop, Plan, Slot
 from ..backends.target import Target
 from ..errors import InputError, UnsupportedError
@@ -21,6 +22,7 @@ from ..ir.builder import GraphBuilder
 from ..ir.expr import Buffer
 from ..ir.graph import Graph, Node, Value
 from ..ir.loops import Pack, Scheduled
+from ..ir.op import OPS
 from ..ir.types import contiguous_strides
 from . import pipeline
 from .fuse import Partition, fuse
@@ -32,6 +34,7 @@ from .passes.dce import dce
 from .passes.layout import choose_layouts
 from .passes.loop_bodies import loop_bodies
 from .passes.preparation import Prepared, split_preparation
+from .passes.trees import choose_trees
 from .schedule.source import HEURISTIC, Choice, ScheduleSource, Wanted
 from .threads import Touch, phases, seconds, teams
 from .views import Storage, Views, plan_views
@@ -82,7 +85,7 @@ def passes_for(target: Target, strict: bool = False, threads: int = 1) -> tuple[
                pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
     inside = (*default_passes(), *layouts)
     bodies = pipeline.Pass("loop_bodies", lambda g: loop_bodies(g, lambda body: pipeline.run_inside(body, inside)))
-    return (*default_passes(), bodies, *layouts)
+    return (pipeline.Pass("choose_trees", lambda g: choose_trees(g, target)), *default_passes(), bodies, *layouts)
 
 
 def lower_graph(graph: Graph, options: Options) -> Lowered:
@@ -134,20 +137,18 @@ def build_instance(graph: Graph, options: Options, names: Mapping[str, str] = Ma
     start = time.perf_counter()
     lowered = lower_graph(graph, options)
     middle = time.perf_counter()
-    low = _Assembly(lowered, options)
+    low = Assembly(lowered, options)
     plan = low.plan([v.name for v in graph.outputs])
     cache = ObjectCache.default() if options.cache else ObjectCache(None)
-    jobs = [Job.lazy(symbol, _job_key(s, options.target), lambda s=s, symbol=symbol: emit_kernel(s, options.target, symbol))
-            for symbol, s in low.code.items()]
     entry = emit_entry(plan, ENTRY)
-    objects = build([*jobs, Job.of(ENTRY, entry)], options.target, cache)
+    objects = build([*low.jobs(), Job.of(ENTRY, entry)], options.target, cache)
     prep = Preparation(low.preparation(), dict(lowered.prepared.weights), dict(names),
                        frozenset(k for k, c in graph.constants.items() if not c.updatable))
     notes = (f"compiled in {time.perf_counter() - start:.2f} s ({middle - start:.2f} s of it passes, fusion and schedules)",
              f"{len(graph.nodes)} nodes of the model, {len(lowered.graph.nodes)} after passes, {len(lowered.partition.groups)} groups, "
-             f"{len(plan.calls)} calls of {len(low.code)} kernels", *_chosen(lowered), *_decisions(lowered))
+             f"{len(plan.calls)} calls of {len(low.code)} kernels", *decisions(lowered))
     return Instance(plan, objects, options.target, prep, notes,
-                    lambda: [*(emit_kernel(s, options.target, symbol) for symbol, s in low.code.items()), entry])
+                    lambda: [*(j.text() for j in low.jobs()), entry])
 
 
 def _job_key(s: Scheduled, target: Target) -> str:
@@ -166,8 +167,9 @@ def _chosen(low: Lowered) -> list[str]:
                                                for w, c in asked)]
 
 
-def _decisions(low: Lowered) -> list[str]:
-    out = []
+def decisions(low: Lowered) -> list[str]:
+    """Lines for `explain`."""
+    out = _chosen(low)
     for i, (g, r) in enumerate(zip(low.partition.groups, low.views.roles, strict=True)):
         why = "; ".join((*g.why, *((r.why,) if r.why else ())))
         out.append(f"group {i} {g.kind} {g.label}" + (f" [{r.kind}]" if r.kind != "kernel" else "") + (f": {why}" if why else ""))
@@ -176,23 +178,36 @@ def _decisions(low: Lowered) -> list[str]:
     return out
 
 
-class _Assembly:
-    """Numbers weights and kernels, and turns storages into slots."""
+class Assembly:
+    """Numbers weights and kernels, and turns storages into slots. `prefix`: of the kernels' symbols. `first_weight`: number of
+    the first weight, where others come before this graph's own."""
 
-    def __init__(self, low: Lowered, options: Options):
-        self.low, self.options = low, options
+    def __init__(self, low: Lowered, options: Options, prefix: str = "", first_weight: int = 0):
+        self.low, self.options, self.prefix, self.first_weight = low, options, prefix, first_weight
         self.code: dict[str, Scheduled] = {}
         self.symbols: dict[int, str] = {}
         self.weights: dict[tuple[int, tuple[int, ...], Pack | None], int] = {}
         main = low.prepared.main
         self.parameters: tuple[Value, ...] = (*low.prepared.parameters, *(c.value for c in main.constants.values()))
-        self.work = [work(k.program) if k.program is not None else Work(0, 0) for k in low.kernels]
-        self.trips = [max(1, parallel_extent(s)) if s else 1 for s in low.scheduled]
+        self.native = [native_code(k.node, options.target) if k.node is not None and OPS[k.node.op].native else None for k in low.kernels]
+        self.native_symbols: dict[str, tuple[NativeCode, str]] = {}  # by key
+        self.work = [work(k.program) if k.program is not None else _moved(k) for k in low.kernels]
+        self.trips = [max(1, parallel_extent(s)) if s else n.trips if n else 1 for s, n in zip(low.scheduled, self.native, strict=True)]
         costs = [seconds(w, options.target, any(st.compute.reduce_axes for st in s.stages)) if s else 0.0
                  for w, s in zip(self.work, low.scheduled, strict=True)]
+        costs = [n.seconds if n else c for n, c in zip(self.native, costs, strict=True)]
+        self.seconds = sum(costs)
         self.teams = teams(costs, self.trips, options.threads, [k.times for k in low.kernels])
-        self.spaces = [-(-workspace_bytes(s) // ARENA_ALIGN) * ARENA_ALIGN if s else 0 for s in low.scheduled]
+        spaces = [workspace_bytes(s) if s else n.workspace if n else 0 for s, n in zip(low.scheduled, self.native, strict=True)]
+        self.spaces = [-(-n // ARENA_ALIGN) * ARENA_ALIGN for n in spaces]
         self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, [n * t for n, t in zip(self.spaces, self.teams, strict=True)])
+
+    def jobs(self) -> list[Job]:
+        """The kernels to compile; known after `plan`."""
+        target = self.options.target
+        jobs = [Job.lazy(symbol, _job_key(s, target), lambda s=s, symbol=symbol: emit_kernel(s, target, symbol))
+                for symbol, s in self.code.items()]
+        return jobs + [Job.lazy(symbol, n.key, lambda n=n, symbol=symbol: n.text(symbol)) for n, symbol in self.native_symbols.values()]
 
     def plan(self, outputs: Sequence[str]) -> Plan:
         """`outputs`: the outputs' names in the model; passes may have renamed them."""
@@ -211,6 +226,8 @@ class _Assembly:
 
     def _call(self, k: Kernel, position: int) -> Call:
         s = self.low.scheduled[position]
+        if s is None and (native := self.native[position]) is not None:
+            return self._native(k, native, position)
         if s is None:
             return self._host(k)
         assert k.program is not None
@@ -245,7 +262,7 @@ class _Assembly:
     def _symbol(self, s: Scheduled) -> str:
         if id(s) not in self.symbols:  # equal programs have one schedule, see _schedule
             stem = "".join(c if c.isalnum() else "_" for c in s.program.name)[:40]
-            self.symbols[id(s)] = symbol = f"k{len(self.symbols)}_{stem}"
+            self.symbols[id(s)] = symbol = f"{self.prefix}k{len(self.symbols)}_{stem}"
             self.code[symbol] = s
         return self.symbols[id(s)]
 
@@ -256,9 +273,19 @@ class _Assembly:
             return Slot("arena", 0, self.arena.offsets.get(r.storage, 0) + at, step)
         if s.kind == "weight":
             shape = self.parameters[s.index].type.shape if pack is None else b.shape
-            return Slot("weight", self.weights.setdefault((s.index, shape, pack), len(self.weights)), at, step)
+            return Slot("weight", self.first_weight + self.weights.setdefault((s.index, shape, pack), len(self.weights)), at, step)
         assert s.kind in ("input", "output")
         return Slot("input" if s.kind == "input" else "output", s.index, at, step)
+
+    def _native(self, k: Kernel, native: NativeCode, position: int) -> KernelCall:
+        node = k.node
+        assert isinstance(node, Node)
+        _, symbol = self.native_symbols.setdefault(native.key, (native, f"{self.prefix}n{len(self.native_symbols)}_{node.op}"))
+        refs = zip((*k.inputs, *k.outputs), (*node.operands, *node.outputs), strict=True)
+        args = tuple(self._slot(r, Buffer("native", v.type.dtype, v.type.shape), None) for r, v in refs)
+        space = self.arena.workspaces.get(position)
+        return KernelCall(symbol, args, native.trips, None if space is None else Slot("arena", 0, space), k.label, 0,
+                          self.work[position].bytes, team=self.teams[position], workspace_step=self.spaces[position])
 
     def _host(self, k: Kernel) -> HostCall:
         from ..ir.text import attrs_text
@@ -287,6 +314,12 @@ class _Assembly:
             env.update({v.name: v for v in n.outputs})
         outs = [_packed(b, env[self.parameters[index].name], shape, pack) for index, shape, pack in self.weights]
         return dce(b.graph(outs))
+
+
+def _moved(k: Kernel) -> Work:
+    """The bytes of an irregular op's arguments; its operations are not counted."""
+    assert k.node is not None
+    return Work(0, sum(v.type.bytes for v in (*k.node.operands, *k.node.outputs)))
 
 
 def _packed(b: GraphBuilder, v: Value, shape: Sequence[int], pack: Pack | None) -> Value:

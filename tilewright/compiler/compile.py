@@ -17,6 +17,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ..backends.arguments import tensor
 from ..backends.executable import Executable
 from ..backends.instance import Instance
@@ -26,19 +28,23 @@ from ..ir.graph import Graph
 from ..ir.types import TensorSpec, TensorType
 from . import frontends
 from .build import Options, build_instance, make_options
+from .frontends.rows import BLOCK, RowSource
 from .frontends.source import NeedsValue, Source, ValueType, type_of
 from .model import Specialiser, compile_segment
+from .rows import build_by_rows
 from .schedule.source import ScheduleSource
 
-Inputs = Mapping[str, object] | Sequence[object]
+Inputs = Mapping[str, object] | Sequence[object] | np.ndarray
 
 
 def compile(model: object, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
             precision: str = "f32", schedules: ScheduleSource | None = None, cache: bool = True,
-            strict: bool = False) -> Executable:
+            strict: bool = False, method: str = "", iterations: tuple[int, int] | None = None) -> Executable:
     """Compiles a model to native code.
 
-    model:     path, bytes or ModelProto of ONNX; a torch.nn.Module (then `inputs` are example tensors).
+    model:     path, bytes or ModelProto of ONNX; a torch.nn.Module (then `inputs` are example tensors); a model on tables of
+               LightGBM, XGBoost or scikit-learn (then `inputs` is a sample X, whose dtype counts, and calls take any number
+               of rows).
     inputs:    fixes symbolic shapes now instead of at the first call: example arrays in order, or name -> shape or array.
     target:    "native", or another processor (`Target.parse`) for export.
     threads:   how many threads may take part in a call, the caller's included (default: all cores available).
@@ -47,13 +53,17 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
     cache:     keep compiled objects on disk.
     strict:    only sums as the model writes them: no Winograd convolutions, which are about twice as fast and have up to ten
                times the rounding error (docs/accuracy.md).
+    method:    of a model on tables: "predict" (default), "predict_proba", "decision_function", "apply", …
+    iterations: of a booster: the rounds [begin, end) to use (default: what its own predict uses).
 
     Raises ModelError, UnsupportedError, InputError, TargetError.
     """
     options = make_options(target, threads, precision, schedules, cache, strict)
     if isinstance(model, Graph):
         return _executable_of_graph(model, options)
-    source = frontends.load(model, _examples(inputs))
+    source = frontends.load(model, _examples(inputs), method, iterations)
+    if isinstance(source, RowSource):
+        return _executable_by_rows(source, options)
     types = _types(source, inputs)
     name = source.name or "model"
     if _concrete(source, types):
@@ -75,6 +85,8 @@ def first_graph(model: object, inputs: Inputs | None = None) -> Graph:
     if isinstance(model, Graph):
         return model
     source = frontends.load(model, _examples(inputs))
+    if isinstance(source, RowSource):
+        return source.graph(BLOCK).graph
     types = _types(source, inputs)
     if not _concrete(source, types):
         free = [f"{s}" for s in source.inputs if s.name not in types and not (isinstance(s, TensorSpec)
@@ -93,13 +105,22 @@ def _executable_of_graph(graph: Graph, options: Options) -> Executable:
     return Executable(specs[0], specs[1], instance, options.target, graph.name, _weight_types(graph, {}))
 
 
+def _executable_by_rows(source: RowSource, options: Options) -> Executable:
+    block, one = source.graph(BLOCK), source.graph(1)
+    instance = build_by_rows(block.graph, one.graph, options, block.weights)
+    return Executable(source.inputs, source.outputs, instance, options.target, source.name, _weight_types(block.graph, block.weights))
+
+
 def _weight_types(graph: Graph, names: Mapping[str, str]) -> dict[str, TensorType]:
     back = {v: k for k, v in names.items()}
     return {back.get(k, k): c.value.type for k, c in graph.constants.items() if c.updatable}
 
 
 def _examples(inputs: Inputs | None) -> Sequence[object] | None:
-    return None if inputs is None or isinstance(inputs, Mapping) else list(inputs)
+    """A single array is the only example."""
+    if inputs is None or isinstance(inputs, Mapping):
+        return None
+    return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
 
 
 def _types(source: Source, inputs: Inputs | None) -> dict[str, ValueType | tuple[int, ...]]:
@@ -107,6 +128,7 @@ def _types(source: Source, inputs: Inputs | None) -> dict[str, ValueType | tuple
     if inputs is None:
         return {}
     if not isinstance(inputs, Mapping):
+        inputs = _examples(inputs) or []
         if len(inputs) != len(source.inputs):
             raise InputError(f"{len(inputs)} example inputs were given, the model has {len(source.inputs)}")
         inputs = {s.name: x for s, x in zip(source.inputs, inputs, strict=True)}

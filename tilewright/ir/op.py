@@ -44,6 +44,7 @@ class Op:
     onnx: ClassVar[str] = ""
     Attrs: ClassVar[type[Attrs]] = Attrs
     random: ClassVar[bool] = False          # equal inputs may give different results: never folded, merged or prepared
+    native: ClassVar[bool] = False          # irregular, but its code is emitted (backends/llvm/native.py): no `kernel`
     data_dependent: ClassVar[bool] = False  # the output's shape depends on the input's values: see `evaluate`
 
     def infer(self, attrs: Attrs, *ins: TensorType | None) -> tuple[TensorType, ...]:

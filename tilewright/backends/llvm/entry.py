@@ -29,7 +29,9 @@ The context (`CTX_FIELDS`), 8 bytes a field, one for each call in flight:
     1  ptr host    table of the host functions, one for each HostCall of the plan, in order
     2  ptr pool    NULL, or a pool: its first word is a function `run` as above, which calls `share` for every phase and
                    every thread, phase after phase, and returns 1; or refuses by returning 0
-    3  i64         reserved
+    3  i64 rows    plans by rows: of this call's inputs and outputs
+
+A plan by rows has functions for a block and for one row; `entry_rows.py` says how they are called.
 """
 from __future__ import annotations
 
@@ -39,33 +41,36 @@ from ..plan import Call, HostCall, KernelCall, Loop, Plan, Slot
 
 ENTRY, SHARE, PHASE = "tw_run", "tw_share", "tw_phase"
 CTX_FIELDS = 4
-CTX_ERROR, CTX_HOST, CTX_POOL = 0, 1, 2
-_TABLES = {"input": "inputs", "output": "outputs", "weight": "weights"}
-_ARGS = "ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx"
+CTX_ERROR, CTX_HOST, CTX_POOL, CTX_ROWS = 0, 1, 2, 3
+TABLES = {"input": "inputs", "output": "outputs", "weight": "weights"}
+ARGS = "ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx"
 
 
 def emit_entry(plan: Plan, symbol: str = ENTRY) -> str:
     """LLVM IR text of the plan's entry point, with declarations of its kernels."""
     declared: dict[str, int] = {}
-    for c in plan.calls:
+    for c in plan.every_call:
         if isinstance(c, KernelCall):
             assert declared.setdefault(c.symbol, len(c.args)) == len(c.args), f"{c.symbol} is called with different numbers of arguments"
     lines = [f"declare hidden void @{_quoted(s)}({', '.join(['ptr'] * (n + 1))}, i64, i64, ptr)" for s, n in declared.items()]
+    if plan.by_rows:
+        from .entry_rows import rows_functions
+        return "\n".join([*lines, *rows_functions(plan, plan.by_rows, symbol), ""])
     if plan.phases:
         lines += ["", *_phase(plan)]
-        lines += ["", f"define internal void @{SHARE}({_ARGS}, i64 %phase, i64 %me, i64 %threads) nounwind {{", *_share(plan), "}"]
-    lines += ["", f"define i32 @{_quoted(symbol)}({_ARGS}) nounwind {{", *_run(plan)]
+        lines += ["", f"define internal void @{SHARE}({ARGS}, i64 %phase, i64 %me, i64 %threads) nounwind {{", *_share(plan), "}"]
+    lines += ["", f"define i32 @{_quoted(symbol)}({ARGS}) nounwind {{", *_run(plan)]
     return "\n".join([*lines, "}", ""])
 
 
 def _run(plan: Plan) -> list[str]:
-    code = _Code(plan)
+    code = Calls(plan)
     if plan.phases:
         code.lines += [
             f"  %pool_at = getelementptr i64, ptr %ctx, i64 {CTX_POOL}", "  %pool = load ptr, ptr %pool_at",
             "  %alone = icmp eq ptr %pool, null", "  br i1 %alone, label %serial, label %together",
             "together:", "  %go = load ptr, ptr %pool",
-            f"  %taken = call i32 %go(ptr %pool, ptr @{SHARE}, i64 {plan.meetings}, {_ARGS})",
+            f"  %taken = call i32 %go(ptr %pool, ptr @{SHARE}, i64 {plan.meetings}, {ARGS})",
             "  %refused = icmp eq i32 %taken, 0", "  br i1 %refused, label %serial, label %end", "serial:"]
     for loop, calls in _pieces(plan, 0, len(plan.calls)):
         if loop is None:
@@ -113,7 +118,7 @@ def _phase(plan: Plan) -> list[str]:
 
 def _share(plan: Plan) -> list[str]:
     """The first thread runs the calls for one thread, so that those of a phase are in order."""
-    code = _Code(plan)
+    code = Calls(plan)
     cases = " ".join(f"i64 {k}, label %phase{k}" for k in range(len(plan.phases)))
     code.lines += [f"  %which = call {{ i64, i64 }} @{PHASE}(i64 %phase)", "  %index = extractvalue { i64, i64 } %which, 0",
                    "  %step = extractvalue { i64, i64 } %which, 1", f"  switch i64 %index, label %end [ {cases} ]"]
@@ -138,7 +143,7 @@ def _share(plan: Plan) -> list[str]:
     return [*code.lines, "end:", "  ret void"]
 
 
-class _Code:
+class Calls:
     """The body of a function under construction. `names`: addresses of slots that are at hand. `step`: the value that counts
     the steps of a loop."""
 
@@ -203,7 +208,7 @@ class _Code:
             elif s.offset:
                 name = self.define("getelementptr i8, ptr {}, i64 {}", self.pointer(Slot(s.kind, s.index)), s.offset)
             else:
-                name = self.define("load ptr, ptr {}", self.define("getelementptr ptr, ptr %{}, i64 {}", _TABLES[s.kind], s.index))
+                name = self.define("load ptr, ptr {}", self.define("getelementptr ptr, ptr %{}, i64 {}", TABLES[s.kind], s.index))
             self.names[s] = name
         return self.names[s]
 

@@ -4,6 +4,8 @@
     int m_run(const float *x, float *y, void *workspace);
     int m_run_parallel(const float *x, float *y, void *workspace, int threads, m_parallel_for parallel_for, void *context);
 
+For models of any number of rows, `int64_t rows` comes before the workspace.
+
 The last one is there where the model was compiled for several threads; these are the caller's (`parallel_c.py`). The
 weights are inside, everything but these functions is local, and no C toolchain is needed to write them. What
 remains undefined is memcpy, memmove and memset, which LLVM may make of loops and every C library has.
@@ -23,14 +25,14 @@ from ..files import write_whole
 from ..instance import Instance
 from ..plan import ARENA_ALIGN, Plan
 from .elf import Bytes, ElfError, Image, combine, relocatable
-from .entry import CTX_FIELDS, ENTRY, emit_entry
+from .entry import CTX_FIELDS, CTX_ROWS, ENTRY, emit_entry
 from .jit import EXTERNAL, compile_ir
 from .linker import shared_library
 from .parallel_c import parallel_functions, parallel_header, pool_of_caller
 
 SUFFIXES = (".o", ".a", ".so", ".ll", ".s")
 _C_KEYWORDS: frozenset[str] = frozenset("""auto break case char const continue default do double else enum extern float for goto if
-inline int long register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while workspace
+inline int long register rows restrict return short signed sizeof static struct switch typedef union unsigned void volatile while workspace
 asm bool class delete export namespace new operator private protected public template this true false typename virtual""".split())  # noqa: SIM905
 
 
@@ -98,7 +100,8 @@ def c_functions(plan: Plan, prefix: str, weight_offsets: Sequence[int]) -> str:
 def _run_function(plan: Plan, prefix: str, name: str, weight_offsets: Sequence[int], parameters: str, pool: Sequence[str]) -> list[str]:
     """`parameters`: more of them. `pool`: code that stores a pool into %ctx."""
     n, m, k = len(plan.inputs), len(plan.outputs), len(plan.weights)
-    lines = [f"define i32 @{name}({''.join(f'ptr %p{j}, ' for j in range(n + m))}ptr %workspace{parameters}) nounwind {{",
+    rows = "i64 %rows, " if plan.by_rows else ""
+    lines = [f"define i32 @{name}({''.join(f'ptr %p{j}, ' for j in range(n + m))}{rows}ptr %workspace{parameters}) nounwind {{",
              f"  %absent = icmp eq ptr %workspace, null\n  %refuse = and i1 %absent, {'true' if workspace_bytes(plan) else 'false'}",
              "  br i1 %refuse, label %bad, label %good\nbad:\n  ret i32 2\ngood:"]
     for table, count in (("inputs", n), ("outputs", m), ("weights", k), ("ctx", CTX_FIELDS)):
@@ -110,6 +113,8 @@ def _run_function(plan: Plan, prefix: str, name: str, weight_offsets: Sequence[i
     stores += [("ctx", j, "null") for j in range(CTX_FIELDS)]
     for table, j, value in stores:
         lines += [f"  %{table}{j} = getelementptr ptr, ptr %{table}, i64 {j}", f"  store ptr {value}, ptr %{table}{j}"]
+    if plan.by_rows:
+        lines.append(f"  store i64 %rows, ptr %ctx{CTX_ROWS}")
     return [*lines, *pool, "  %int = ptrtoint ptr %workspace to i64", f"  %up = add i64 %int, {ARENA_ALIGN - 1}",
             f"  %cut = and i64 %up, {-ARENA_ALIGN}", "  %arena = inttoptr i64 %cut to ptr",
             f'  %r = call i32 @"{ENTRY}"(ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx)', "  ret i32 %r", "}", ""]
@@ -128,7 +133,11 @@ def header_text(plan: Plan, name: str, prefix: str, target: str) -> str:
         for n, t in group:
             c = identifier(n, taken)
             parameters.append(f"{const}{c_type(t.dtype)} *{c}")
-            rows.append(f" *   {c:<12} {'input ' if const else 'output'} {_c_shape(t)}{f' ({n})' if c != n else ''}".replace("*/", "* /"))
+            shape = _c_shape(t, plan.by_rows is not None)
+            rows.append(f" *   {c:<12} {'input ' if const else 'output'} {shape}{f' ({n})' if c != n else ''}".replace("*/", "* /"))
+    if plan.by_rows:
+        parameters.append("int64_t rows")
+        rows.append(" *   rows         how many, 0 or more; each is computed alone")
     guard = f"{prefix.upper()}_H"
     title = name.replace("*/", "* /")
     return f"""/* {title}, compiled by Tilewright {__version__} for {target}.
@@ -163,9 +172,9 @@ def c_type(d: DType) -> str:
     return "uint8_t" if d.kind == "b" else f"{'u' if d.kind == 'u' else ''}int{d.bits}_t"
 
 
-def _c_shape(t: TensorType) -> str:
+def _c_shape(t: TensorType, by_rows: bool) -> str:
     what = f"{t.dtype} as bits, " if t.dtype.is_float and t.dtype.bits == 16 else ""
-    return what + c_type(t.dtype) + "".join(f"[{n}]" for n in t.shape)
+    return what + c_type(t.dtype) + "".join(f"[{n}]" for n in (("rows", *t.shape[1:]) if by_rows else t.shape))
 
 
 def identifier(name: str, taken: set[str]) -> str:

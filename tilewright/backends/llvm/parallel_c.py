@@ -28,6 +28,8 @@ _FIELDS = ("run", "parallel_for", "context", "threads", "share", *_TABLES, "phas
 
 def widths(plan: Plan) -> list[int]:
     """How many threads have something to do in each phase."""
+    if plan.by_rows:
+        return [plan.by_rows.team]
     ends = (*plan.phases[1:], len(plan.calls))
     return [max(c.team if isinstance(c, KernelCall) else 1 for c in plan.calls[a:b]) for a, b in zip(plan.phases, ends, strict=True)]
 

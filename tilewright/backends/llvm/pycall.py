@@ -20,7 +20,7 @@
     i64 tw_take(F);                                           // takes the frame if it is free; 1: taken
 
 `matches` compares an argument with what the plan was compiled for: its type is `numpy.ndarray` itself, its descr is the
-canonical one (so byte order and dtype are right), dimensions are equal, the flags are there. Whatever it does not know goes
+canonical one (so byte order and dtype are right), dimensions are equal (-1: any), the flags are there. Whatever it does not know goes
 the slow way, which converts and explains.
 
 The functions know nothing of a particular plan: one library serves all, and tables (records of 8-byte fields, below) say
@@ -32,6 +32,8 @@ Sources: CPython's vectorcall protocol (PEP 590); NumPy's C API, `ndarraytypes.h
 from __future__ import annotations
 
 from enum import IntEnum
+
+from .entry import CTX_ROWS
 
 CALL, RUN_INTO, NEW, TAKE, API = SYMBOLS = ("tw_call", "tw_run_into", "tw_new", "tw_take", "tw_api")
 HEADER = 16  # bytes of an object before its own fields: reference count and type
@@ -74,11 +76,12 @@ class Block(IntEnum):
     RUN = 0  # tw_run of the plan
     WEIGHTS = 1  # -> Weights
     FRAME = 2  # -> Frame
-    RELEASE = 3  # 1: run without the GIL
+    RELEASE = 3  # run without the GIL from so many rows on (plans not by rows: 0, always, or 1, never)
     N_INPUTS = 4
     N_OUTPUTS = 5
     INPUTS = 6  # -> Tensor[n_inputs]
     OUTPUTS = 7
+    BY_ROWS = 8  # 1: the only input has any number of rows (dimension -1), which are told to ctx and to the outputs' dimensions
 
 
 class Weights(IntEnum):
@@ -190,7 +193,9 @@ body:
   %w_at = getelementptr i64, ptr %want_dims, i64 %k
   %w = load i64, ptr %w_at
   %next = add i64 %k, 1
-  %same = icmp eq i64 %d, %w
+  %equal = icmp eq i64 %d, %w
+  %any = icmp eq i64 %w, -1
+  %same = or i1 %equal, %any
   br i1 %same, label %head, label %no
 yes:
   ret i1 true
@@ -265,7 +270,8 @@ entry:
 {_get("arena", "frame", Frame.ARENA)}
 {_get("ctx", "frame", Frame.CTX)}
 {_get("release", "block", Block.RELEASE, "i64")}
-  %long = icmp ne i64 %release, 0
+{_get("rows", "ctx", CTX_ROWS, "i64")}
+  %long = icmp sge i64 %rows, %release
   br i1 %long, label %without_gil, label %with_gil
 with_gil:
   %failed1 = call i32 %run(ptr %inputs, ptr %outputs, ptr %table, ptr %arena, ptr %ctx)
@@ -295,6 +301,29 @@ error:
 done:
   store i64 1, ptr %frame
   ret i1 false
+}}
+
+; tells ctx and the outputs' dimensions how many rows the only input has
+define internal void @set_rows(ptr %x, ptr %frame, ptr %wants, i64 %n) {_INLINE} {{
+entry:
+{_byte("dims", "x", DIMENSIONS)}
+  %rows = load i64, ptr %dims
+{_get("ctx", "frame", Frame.CTX)}
+  %slot = getelementptr i64, ptr %ctx, i64 {CTX_ROWS}
+  store i64 %rows, ptr %slot
+  br label %head
+head:
+  %k = phi i64 [0, %entry], [%next, %body]
+  %more = icmp slt i64 %k, %n
+  br i1 %more, label %body, label %end
+body:
+  %want = getelementptr [{len(Tensor)} x i64], ptr %wants, i64 %k
+{_get("own", "want", Tensor.DIMS)}
+  store i64 %rows, ptr %own
+  %next = add i64 %k, 1
+  br label %head
+end:
+  ret void
 }}
 
 ; a fresh array, whose data pointer is in slot k; NULL: out of memory
@@ -405,6 +434,14 @@ entry:
 {_enter(0)}
   store i64 0, ptr %frame
   call void @incref(ptr %object)
+{_get("by_rows", "block", Block.BY_ROWS, "i64")}
+  %any_rows = icmp ne i64 %by_rows, 0
+  br i1 %any_rows, label %set, label %count
+set:
+  %x = load ptr, ptr %args
+  call void @set_rows(ptr %x, ptr %frame, ptr %out_wants, i64 %n_outputs)
+  br label %count
+count:
   %one = icmp eq i64 %n_outputs, 1
   br i1 %one, label %single, label %several
 single:
@@ -464,6 +501,10 @@ plain:
 enter:
   %held = phi ptr [%own, %hold], [null, %plain]
 {_enter(1)}
+{_get("by_rows", "block", Block.BY_ROWS, "i64")}
+  %any_rows = icmp ne i64 %by_rows, 0
+  br i1 %any_rows, label %slow, label %fixed
+fixed:
   %single = icmp eq ptr %held, null
   br i1 %single, label %one, label %many
 one:

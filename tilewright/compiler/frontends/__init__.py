@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import ModelError
+import numpy as np
+
+from ...errors import InputError, ModelError
+from .rows import RowSource, table_spec
 from .source import NeedsValue, Segment, Source
+from .trees import is_tree_model
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -20,11 +24,19 @@ if TYPE_CHECKING:
 __all__ = ["NeedsValue", "Segment", "Source", "check", "load"]
 
 
-def load(model: object, inputs: Sequence[object] | None = None) -> Source:
-    """The source of `model`: a path, bytes or ModelProto of ONNX, or a torch.nn.Module with example `inputs`.
+def load(model: object, inputs: Sequence[object] | None = None, method: str = "", iterations: tuple[int, int] | None = None) -> Source:
+    """The source of `model`: a path, bytes or ModelProto of ONNX, a torch.nn.Module with example `inputs`, or a model on
+    tables, of whose methods `method` is compiled (`trees.load_trees`).
 
     Raises ModelError (damaged, unsafe, or not a model), UnsupportedError (valid, but not compiled).
     """
+    if is_tree_model(model):
+        from .trees import load_trees
+        t = load_trees(model, method, iterations)
+        sample = inputs[0] if inputs else np.zeros(0, t.dtype)
+        return RowSource(t.name, (table_spec(sample, t.features),), t.outputs, lambda b, xs: t.build(b, xs[0]))
+    if method or iterations is not None:
+        raise InputError(f"method= and iterations= are for models on tables, not for a {type(model).__name__}")
     if _is_module(model):
         from .torch import load_torch
         return load_torch(model, inputs)
@@ -34,7 +46,7 @@ def load(model: object, inputs: Sequence[object] | None = None) -> Source:
         from .onnx import load_onnx
         return load_onnx(model)
     raise ModelError(f"cannot compile an object of type {type(model).__module__}.{type(model).__qualname__}; expected a path, bytes or "
-                     "ModelProto of an ONNX model, or a torch.nn.Module")
+                     "ModelProto of an ONNX model, a torch.nn.Module, or trees of LightGBM, XGBoost or scikit-learn")
 
 
 def check(model: object) -> list[Finding]:

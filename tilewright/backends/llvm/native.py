@@ -1,0 +1,59 @@
+"""Ops whose code is emitted by a function of their own rather than from a tensor program: their kernels have the same
+signature, `void symbol(inputs…, outputs…, workspace, i64 begin, i64 end, ctx)`."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...ir.graph import Attrs, Node
+from ...ir.ops import tree_engines as trees
+from ...ir.types import TensorType
+from ..target import Target
+from . import tree_ranks, tree_row, tree_slices, tree_walk
+
+Types = tuple[TensorType, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NativeCode:
+    """trips: iterations of the parallel loop. workspace: bytes for each thread. seconds: a rough time of all trips."""
+
+    key: str
+    trips: int
+    workspace: int
+    seconds: float
+    text: Callable[[str], str]
+
+
+def native_code(node: Node, target: Target) -> NativeCode:
+    """The code for a node whose op is `native`; `text(symbol)` is LLVM IR."""
+    ins = tuple(v.type for v in node.operands)
+    key = f"{node.op}|{node.attrs}|{ins}"  # the target is part of every object's key
+    trips, workspace, text = _MAKERS[node.op](node.attrs, ins, target)
+    return NativeCode(key, trips, workspace, trees.cycles(node.op, node.attrs, ins) / 2.5e9, text)
+
+
+_Made = tuple[int, int, Callable[[str], str]]
+
+
+def _ranks(a: Attrs, ins: Types, target: Target) -> _Made:
+    assert isinstance(a, trees.RanksAttrs)
+    return tree_ranks.trips(ins[0], a), 0, lambda symbol: tree_ranks.emit_ranks(symbol, a, ins, target)
+
+
+def _walk(a: Attrs, ins: Types, target: Target) -> _Made:
+    return tree_walk.trips(ins[0].shape[0]), 0, lambda symbol: tree_walk.emit_walk(symbol, ins)
+
+
+def _slices(a: Attrs, ins: Types, target: Target) -> _Made:
+    assert isinstance(a, trees.SlicesAttrs)
+    return tree_slices.trips(a), tree_slices.workspace_bytes(a, ins), lambda symbol: tree_slices.emit_slices(symbol, a, ins, target)
+
+
+def _row(a: Attrs, ins: Types, target: Target) -> _Made:
+    assert isinstance(a, trees.RowAttrs)
+    return 1, 0, lambda symbol: tree_row.emit_row(symbol, a, ins, target)
+
+
+_MAKERS: dict[str, Callable[[Attrs, Types, Target], _Made]] = {
+    "tree_ranks": _ranks, "tree_walk": _walk, "tree_slices": _slices, "tree_row": _row}

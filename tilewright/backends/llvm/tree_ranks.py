@@ -1,0 +1,191 @@
+"""Code for `tree_ranks`: for each group of thresholds a binary search of all rows at once, without branches.
+
+    for part in [begin, end):                       // 64 rows
+      for g in groups:
+        x = rows[part][g.feature];  rank = 0
+        for (step = 1 << g.levels - 1; step; step >>= 1)
+          rank += !(x <= thresholds[g.first + rank + step - 1]) ? step : 0
+        if (g.zero >= 0 && |x| <= 1e-35) rank = g.zero
+        if (x is NaN) rank = g.nan
+        for q in g.columns: ranks[g.column + q][part] = clamp(rank - 254 q, 0, 254)
+      for s in sets:
+        ranks[s.column][part] = !bit(words + s.first, trunc(x))
+
+The first four levels come from a register where the processor has permutations of 16 f32.
+"""
+from __future__ import annotations
+
+import struct
+
+from ...ir.forest import ZERO
+from ...ir.ops.tree_engines import BLOCK, RanksAttrs
+from ...ir.tree_tables import LIMIT, Group
+from ...ir.types import F64, TensorType
+from ..target import Target
+from .code import Code, constant
+
+PART = 64  # rows of one iteration of the parallel loop
+
+
+def trips(x: TensorType, attrs: RanksAttrs) -> int:
+    rows = x.shape[0]
+    return -(-rows // BLOCK) * (BLOCK // PART) if attrs.slices else -(-rows // PART)
+
+
+def emit_ranks(symbol: str, attrs: RanksAttrs, ins: tuple[TensorType, ...], target: Target) -> str:
+    return _Ranks(symbol, attrs, ins, target).text()
+
+
+class _Ranks:
+    def __init__(self, symbol: str, attrs: RanksAttrs, ins: tuple[TensorType, ...], target: Target) -> None:
+        x, self.groups, _, self.sets, _ = ins
+        self.rows, self.features = x.shape
+        self.attrs = attrs
+        self.real = "double" if x.dtype == F64 else "float"
+        self.lanes = 1 if self.rows == 1 else max(4, target.vector_bytes // x.dtype.bytes)
+        self.vectors = 1 if self.rows == 1 else min(4, PART // self.lanes)
+        self.permutes = self.real == "float" and target.vector_bytes == 64 and self.rows > 1
+        names = ("x", "groups", "thresholds", "sets", "words", "ranks", "workspace")
+        self.c = Code(symbol, (*(f"ptr {n}" for n in names), "i64 begin", "i64 end", "ptr ctx"))
+
+    def text(self) -> str:
+        c, span = self.c, self.lanes * self.vectors
+        per_part = 1 if self.rows == 1 else PART // span
+        with c.loop(c("mul i64 %end, {}", per_part), c("mul i64 %begin, {}", per_part)) as part:
+            rows = self._rows(c("mul i64 {}, {}", part, span))
+            with c.loop(self.groups.shape[0]) as g:
+                self._group(part, rows, c.at(f"[{len(Group)} x i32]", "%groups", g))
+            with c.loop(self.sets.shape[0]) as s:
+                self._set(part, rows, c.at("[4 x i32]", "%sets", s))
+        return c.text()
+
+    def _rows(self, first: str) -> list[str]:
+        """<lanes x i64> numbers of rows, none beyond the last."""
+        c, n = self.c, self.lanes
+        out = []
+        for u in range(self.vectors):
+            base = c.splat(n, "i64", c("add i64 {}, {}", first, u * n))
+            row = c("add <{} x i64> {}, {}", n, base, constant(n, "i64", range(n)))
+            last = c.splat(n, "i64", self.rows - 1)
+            out.append(c.call(f"<{n} x i64>", f"llvm.umin.v{n}i64", (f"<{n} x i64>", row), (f"<{n} x i64>", last)))
+        return out
+
+    def _values(self, rows: list[str], feature: str) -> list[str]:
+        c, n = self.c, self.lanes
+        out = []
+        for row in rows:
+            if self.rows * self.features < 1 << 31:
+                at = c("mul <{} x i32> {}, {}", n, c("trunc <{0} x i64> {1} to <{0} x i32>", n, row), c.splat(n, "i32", self.features))
+                out.append(c.gather(n, self.real, c.at(self.real, "%x", feature), at))
+            else:
+                at = c("mul <{} x i64> {}, {}", n, row, c.splat(n, "i64", self.features))
+                out.append(c.gather(n, self.real, c.at(self.real, "%x", feature), at, "i64"))
+        return out
+
+    def _field(self, table: str, k: int, to: str = "i64") -> str:
+        v = self.c.load("i32", self.c.at("i32", table, k))
+        return self.c("sext i32 {} to i64", v) if to == "i64" else v
+
+    def _group(self, part: str, rows: list[str], g: str) -> None:
+        c, n = self.c, self.lanes
+        x = self._values(rows, self._field(g, Group.FEATURE))
+        own = c.at(self.real, "%thresholds", self._field(g, Group.FIRST))
+        rank = [c.variable(f"<{n} x i32>", "zeroinitializer") for _ in x]
+        levels = self._field(g, Group.LEVELS, "i32")
+        step = c.variable("i32", c("lshr i32 {}, 1", c("shl i32 1, {}", levels)))
+        if self.permutes:
+            with c.when(c("icmp sge i32 {}, 4", levels)):
+                self._first_levels(own, x, rank, levels)
+                step.set(c("lshr i32 {}, 4", step.get()))
+        with c.loop_while(lambda: c("icmp ne i32 {}, 0", step.get())):
+            s = step.get()
+            size = c.splat(n, "i32", s)
+            for v, r in zip(x, rank, strict=True):
+                at = c("add <{0} x i32> {1}, {2}", n, r.get(), c.splat(n, "i32", c("sub i32 {}, 1", s)))
+                self._step(v, c.gather(n, self.real, own, at), size, r)
+            step.set(c("lshr i32 {}, 1", s))
+        nan, zero = self._field(g, Group.NAN, "i32"), self._field(g, Group.ZERO, "i32")
+        for v, r in zip(x, rank, strict=True):
+            r.set(self._missing(v, r.get(), nan, zero))
+        column = self._field(g, Group.COLUMN)
+        with c.loop(self._field(g, Group.COLUMNS)) as q:
+            less = c("trunc i64 {} to i32", c("mul i64 {}, {}", q, LIMIT))
+            for u, r in enumerate(rank):
+                above = c("sub <{} x i32> {}, {}", n, r.get(), c.splat(n, "i32", less))
+                self._store(part, u, rows[u], c("add i64 {}, {}", column, q), self._clamped(above))
+
+    def _first_levels(self, own: str, x: list[str], rank: list, levels: str) -> None:
+        """Every 2^(levels - 4)-th threshold is in a register."""
+        c = self.c
+        shift = c.splat(16, "i32", c("sub i32 {}, 4", levels))
+        where = c("sub <16 x i32> {}, {}", c("shl <16 x i32> {}, {}", constant(16, "i32", range(1, 17)), shift), c.splat(16, "i32", 1))
+        some = c.gather(16, "float", own, where)  # the last is the padding
+        for v, r in zip(x, rank, strict=True):
+            for s in (8, 4, 2, 1):
+                at = c("add <16 x i32> {}, {}", r.get(), c.splat(16, "i32", s - 1))
+                t = c.call("<16 x float>", "llvm.x86.avx512.permvar.sf.512", ("<16 x float>", some), ("<16 x i32>", at))
+                self._step(v, t, c.splat(16, "i32", s), r)
+            r.set(c("shl <16 x i32> {}, {}", r.get(), shift))
+
+    def _step(self, x: str, threshold: str, size: str, rank) -> None:  # noqa: ANN001
+        c, n = self.c, self.lanes
+        above = c("fcmp ugt <{} x {}> {}, {}", n, self.real, x, threshold)
+        more = c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> zeroinitializer", n, above, size)
+        rank.set(c("add <{} x i32> {}, {}", n, rank.get(), more))
+
+    def _missing(self, x: str, rank: str, nan: str, zero: str) -> str:
+        c, n = self.c, self.lanes
+        size = c.call(f"<{n} x {self.real}>", f"llvm.fabs.v{n}{'f64' if self.real == 'double' else 'f32'}", (f"<{n} x {self.real}>", x))
+        small = c("fcmp ole <{} x {}> {}, {}", n, self.real, size, c.splat(n, self.real, _hex(ZERO)))
+        both = c("and <{} x i1> {}, {}", n, small, c.splat(n, "i1", c("icmp sge i32 {}, 0", zero)))
+        rank = c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> {3}", n, both, c.splat(n, "i32", zero), rank)
+        is_nan = c("fcmp uno <{} x {}> {}, zeroinitializer", n, self.real, x)
+        return c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> {3}", n, is_nan, c.splat(n, "i32", nan), rank)
+
+    def _clamped(self, v: str) -> str:
+        c, n = self.c, self.lanes
+        kind = f"<{n} x i32>"
+        v = c.call(kind, f"llvm.smax.v{n}i32", (kind, v), (kind, "zeroinitializer"))
+        v = c.call(kind, f"llvm.smin.v{n}i32", (kind, v), (kind, c.splat(n, "i32", LIMIT)))
+        return c("trunc {} {} to <{} x i8>", kind, v, n)
+
+    def _store(self, part: str, u: int, rows: str, column: str, ranks: str) -> None:
+        """<lanes x i8> ranks of vector u of the part."""
+        c, n = self.c, self.lanes
+        if self.attrs.slices:
+            first = c("add i64 {}, {}", c("mul i64 {}, {}", part, n * self.vectors), u * n)
+            block, inside = c("udiv i64 {}, {}", first, BLOCK), c("urem i64 {}, {}", first, BLOCK)
+            line = c("add i64 {}, {}", c("mul i64 {}, {}", block, self.attrs.columns), column)
+            c.store(f"<{n} x i8>", ranks, c.at("i8", "%ranks", c("add i64 {}, {}", c("mul i64 {}, {}", line, BLOCK), inside)), 1)
+            return
+        base = c.at("i8", "%ranks", column)
+        for k in range(n):
+            row = c("extractelement <{} x i64> {}, i64 {}", n, rows, k)
+            value = c("extractelement <{} x i8> {}, i64 {}", n, ranks, k)
+            c.store("i8", value, c.at("i8", base, c("mul i64 {}, {}", row, self.attrs.columns)))
+
+    def _set(self, part: str, rows: list[str], s: str) -> None:
+        c, n = self.c, self.lanes
+        feature, first, column = (self._field(s, k) for k in (0, 1, 3))
+        count = self._field(s, 2, "i32")
+        words, many = c.at("i32", "%words", first), c.splat(n, "i32", count)
+        for u, x in enumerate(self._values(rows, feature)):
+            kind = f"<{n} x {self.real}>"
+            low = c("fcmp ogt {} {}, {}", kind, x, c.splat(n, self.real, "-1.0"))
+            high = c("fcmp olt {} {}, {}", kind, x, c.splat(n, self.real, "2147483520.0"))
+            valid = c("and <{} x i1> {}, {}", n, low, high)
+            code = c("fptosi {0} {1} to <{2} x i32>", kind, c("select <{0} x i1> {1}, {2} {3}, {2} zeroinitializer", n, valid, kind, x), n)
+            is_nan = c("zext <{0} x i1> {1} to <{0} x i32>", n, c("fcmp uno {} {}, zeroinitializer", kind, x))
+            word = c("lshr <{} x i32> {}, {}", n, code, c.splat(n, "i32", 5))
+            word = c.call(f"<{n} x i32>", f"llvm.umin.v{n}i32", (f"<{n} x i32>", word), (f"<{n} x i32>", many))
+            word = c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> {3}", n, valid, word, c("add <{} x i32> {}, {}", n, many, is_nan))
+            bit = c("and <{} x i32> {}, {}", n, code, c.splat(n, "i32", 31))
+            bits = c("lshr <{} x i32> {}, {}", n, c.gather(n, "i32", words, word), bit)
+            inside = c("trunc <{0} x i32> {1} to <{0} x i1>", n, bits)
+            rank = c("select <{0} x i1> {1}, <{0} x i8> zeroinitializer, <{0} x i8> {2}", n, inside, c.splat(n, "i8", 1))
+            self._store(part, u, rows[u], column, rank)
+
+
+def _hex(x: float) -> str:
+    """A constant of either type, exactly."""
+    return f"0x{struct.unpack('<Q', struct.pack('<d', x))[0]:016X}"

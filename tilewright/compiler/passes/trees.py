@@ -1,0 +1,89 @@
+"""Requires: nothing. Ensures: `tree_ensemble` over literal trees is one of the engines of `ir/ops/tree_engines.py`, over tables.
+
+    %y = tree_ensemble(%x, @nodes, @threshold, @words, @trees, @values, @base) : f64[512,1]
+
+    ->  %r = tree_ranks(%x, @groups, @thresholds, @sets, @words) {columns=50, slices=true} : u8[1,50,512]
+        %v = gather(@values, @leaves) …                                        (of weights: part of the preparation)
+        %y = tree_slices(%r, @chunks, @conditions, @trees, @nodes, %v, @base) {rows=512, planes=6, …} : f64[512,1]
+
+The engine is the one that costs least, by what one condition, node, leaf and row of each takes. Trees whose structure is not
+known now, or which do not fit into the tables (more than 2^24 columns), keep their op, which runs as a host function.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...backends.target import Target
+from ...ir import tree_tables as tables
+from ...ir.forest import Forest
+from ...ir.graph import Graph, Node, Value
+from ...ir.ops.tree_engines import BLOCK, SlicesAttrs, slice_cycles, walk_cycles
+from .rewriting import Rewriter, rewrite
+
+MOST_PLANES = 14  # 16,384 leaves of a tree: 1 MiB of masks
+SCALAR_GATHERS = 3.0  # how much longer sliced rows take where values are loaded one by one
+ROW_CYCLES = 16
+
+
+def choose_trees(g: Graph, target: Target) -> Graph:
+    if not any(n.op == "tree_ensemble" for n in g.nodes):
+        return g
+    return rewrite(g, lambda r, n, ins: _engine(r, n, ins, target) if n.op == "tree_ensemble" else None)
+
+
+def _engine(r: Rewriter, n: Node, ins: tuple[Value | None, ...], target: Target) -> Sequence[Value] | None:
+    x, *rest = (v for v in ins if v is not None)
+    nodes, threshold, words, trees = (r.literal(v) for v in rest[:4])
+    if nodes is None or threshold is None or words is None or trees is None:
+        return None
+    values, base = rest[4:]
+    f = Forest(nodes, threshold, words, trees, np.empty(values.type.shape, values.type.dtype.numpy),
+               np.empty(base.type.shape, base.type.dtype.numpy))
+    ranks = tables.make_ranks(f)
+    if ranks.columns >= 1 << 24 or not len(f.trees) or not x.type.shape[0]:
+        return None
+    rows = x.type.shape[0]
+    one = tables.make_rows(f, ranks) if target.has("avx512vbmi") and values.type.dtype.is_float else None
+    if rows == 1 and one is not None:
+        return _row(r, x, ranks, one, values, base)
+    if rows > 1 and _slices_win(f, ranks, rows, values.type.shape[1], target):
+        return _sliced(r, x, ranks, tables.make_slices(f, ranks, max(64, target.l2 // 128)), values, base)
+    w = tables.make_walks(f, ranks)
+    return (r.b.op("tree_walk", _ranks(r, x, ranks, False), *_constants(r, w.nodes, w.leaf, w.trees), values, base),)
+
+
+def _slices_win(f: Forest, ranks: tables.Ranks, rows: int, width: int, target: Target) -> bool:
+    counts = tables.leaf_counts(f)
+    planes = max(4, int(counts.max() - 1).bit_length())
+    if planes > MOST_PLANES:
+        return False
+    conditions = len(np.unique(ranks.column << 8 | ranks.bound))
+    narrow = 64 / target.vector_bytes
+    sliced = -(-rows // BLOCK) * slice_cycles(conditions, len(f.nodes), len(f.trees), planes, width) * narrow
+    walked = rows * float(np.sum(walk_cycles(tables.mean_depths(f)))) + rows * len(f.trees) * 3 * width
+    return sliced < walked
+
+
+def _ranks(r: Rewriter, x: Value, t: tables.Ranks, slices: bool) -> Value:
+    return r.b.op("tree_ranks", x, *_constants(r, t.groups, t.thresholds, t.sets, t.words), columns=t.columns, slices=slices)
+
+
+def _constants(r: Rewriter, *arrays: np.ndarray) -> list[Value]:
+    return [r.b.constant(a, name="trees") for a in arrays]
+
+
+def _row(r: Rewriter, x: Value, ranks: tables.Ranks, t: tables.Rows, values: Value, base: Value) -> Sequence[Value]:
+    nodes, columns, leaves = _constants(r, t.nodes, t.columns, t.leaves)
+    own = r.b.op("gather", values, leaves, axis=0)
+    return (r.b.op("tree_row", _ranks(r, x, ranks, False), nodes, columns, own, base, rounds=t.rounds),)
+
+
+def _sliced(r: Rewriter, x: Value, ranks: tables.Ranks, t: tables.Slices, values: Value, base: Value) -> Sequence[Value]:
+    own = r.b.op("gather", values, *_constants(r, t.leaves), axis=0)
+    own = r.b.op("reshape", own, shape=(len(t.trees), 1 << t.planes, values.type.shape[1]))
+    own = r.b.op("transpose", own, perm=(0, 2, 1))
+    attrs = SlicesAttrs(x.type.shape[0], t.planes, t.most)
+    parts = (_ranks(r, x, ranks, True), *_constants(r, t.chunks, t.conditions, t.trees, t.nodes), own, base)
+    return r.b.emit("tree_slices", parts, attrs)
