@@ -39,6 +39,7 @@ class CostModel:
             raise ModelError("the cost model was trained on other features than this version computes; train it again "
                              "(python -m benchmarks.pretrain)")
         self._booster = booster
+        self._slope, self._level = (float(booster.attr(k) or d) for k, d in (("slope", 1), ("level", 0)))
 
     @staticmethod
     def load_default() -> CostModel:
@@ -57,8 +58,9 @@ class CostModel:
         return CostModel(booster)
 
     @staticmethod
-    def train(x: np.ndarray, y: np.ndarray, group: np.ndarray, rounds: int = 200, objective: str = SQUARED, seed: int = 0) -> CostModel:
-        """x: [n, F]; y: [n] best/cost of the row's task; group: [n] the task's number, ascending."""
+    def train(x: np.ndarray, y: np.ndarray, group: np.ndarray, rounds: int = 200, objective: str = RANK, seed: int = 0) -> CostModel:
+        """x: [n, F]; y: [n] best/cost of the row's task; group: [n] the task's number, ascending. Trees trained for order alone are
+        brought to the labels' scale by a straight line, which is kept with them."""
         import xgboost
         settings = OFFLINE | {"objective": objective, "seed": seed, "nthread": 1}
         data = _data(x, y)
@@ -67,7 +69,11 @@ class CostModel:
             settings |= {"lambdarank_num_pair_per_sample": 8, "lambdarank_pair_method": "mean"}
         else:
             data.set_weight(_even_weights(group))
-        return CostModel(xgboost.train(settings, data, rounds))
+        booster = xgboost.train(settings, data, rounds)
+        if objective == RANK:
+            slope, level = np.polyfit(booster.predict(data), y, 1)
+            booster.set_attr(slope=f"{slope:.6g}", level=f"{level:.6g}")
+        return CostModel(booster)
 
     def save(self) -> bytes:
         """The model as bytes (Universal Binary JSON)."""
@@ -75,7 +81,9 @@ class CostModel:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """float32 [n]: higher is faster, for candidates of one task. x: [n, F]."""
-        return self._booster.predict(_data(x)) if len(x) else np.zeros(0, np.float32)
+        if not len(x):
+            return np.zeros(0, np.float32)
+        return (self._slope * self._booster.predict(_data(x)) + self._level).astype(np.float32)
 
 
 class TaskModel:
