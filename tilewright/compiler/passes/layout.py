@@ -133,6 +133,8 @@ class _Layouts:
                 return new
             case "gather" if n.attrs.axis in (2, 3) and ins[1] is not None and ins[1].type.rank == 1 and ins[1].name not in self.virtual:  # type: ignore[attr-defined]
                 return self._new(n, b.emit("gather", [xb, ins[1]], n.attrs)[0], b)
+            case "resample" if n.attrs.axis in (2, 3) and not any(v is not None and v.name in self.virtual for v in ins[1:]):  # type: ignore[attr-defined]
+                return self._new(n, b.emit("resample", [xb, *ins[1:]], n.attrs)[0], b)
         return None
 
     def _whole_blocks(self, a: SliceAttrs, channels: int) -> bool:
