@@ -152,6 +152,9 @@ class _Planner:
         """Whether all readers of v take it well at p."""
         if min(p.strides, default=0) < 0:
             return False
+        users = self.users.get(v.name, ())
+        if innermost(v, p) > 1 and sum(u.outputs[0].type.size for u in users if u.kind == "layout") > v.type.size:
+            return False  # one copy now is less than one for each reader
         for g in self.users.get(v.name, ()):
             if _is_host(g) and p.strides != contiguous_strides(v.type.shape):
                 return False

@@ -49,6 +49,7 @@ class _Layouts:
         self.made_plain: dict[str, Value] = {}
         self.virtual: dict[str, Value] = {}  # plain values that exist only as blocked ones so far
         self.phases: dict[str, tuple[tuple[Value, ...], FactorAttrs]] = {}  # interleaved plain values -> their blocked parts
+        self.cut: dict[str, tuple[Value, SliceAttrs]] = {}  # slices of plain values -> what they are cut from
         self.repeated: dict[str, tuple[Value, tuple[int, int]]] = {}  # repeated plain values -> what is repeated, how often
 
     def run(self) -> Graph:
@@ -73,6 +74,9 @@ class _Layouts:
         """The plain form of a value."""
         if v.name not in self.virtual:
             return v
+        if v.name not in self.made_plain and v.name in self.cut:  # what it is cut from is made plain once for all cuts
+            source, attrs = self.cut[v.name]
+            self.made_plain[v.name] = b.emit("slice", [self.plain(source, b)], attrs)[0]
         if v.name not in self.made_plain:
             x = self.virtual[v.name]
             _, cb, h, w, c = x.type.shape
@@ -126,7 +130,9 @@ class _Layouts:
             case "slice" if isinstance(n.attrs, SliceAttrs) and self._whole_blocks(n.attrs, x.type.shape[1]):
                 a, c = n.attrs, self.c
                 starts, sizes = (a.starts[0], a.starts[1] // c, *a.starts[2:], 0), (a.sizes[0], -(-a.sizes[1] // c), *a.sizes[2:], c)
-                return self._new(n, b.op("slice", xb, starts=starts, steps=(a.steps[0], 1, *a.steps[2:], 1), sizes=sizes), b)
+                new = self._new(n, b.op("slice", xb, starts=starts, steps=(a.steps[0], 1, *a.steps[2:], 1), sizes=sizes), b)
+                self.cut[new[0].name] = (x, a)
+                return new
             case "repeat" if isinstance(n.attrs, FactorAttrs) and n.attrs.factors[:2] == (1, 1):
                 new = self._new(n, b.op("repeat", xb, factors=(*n.attrs.factors, 1)), b)
                 self.repeated[new[0].name] = (xb, (n.attrs.factors[2], n.attrs.factors[3]))

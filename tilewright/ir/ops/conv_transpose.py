@@ -18,8 +18,7 @@ from .shape import expand, full, reshape, transpose
 from .slices import concat, pad
 from .window import attr_ints, extent
 
-VECTOR = 16  # channels in the widest vectors
-NARROW = 8  # output channels below which all phases together make better use of vectors than each alone
+NARROW = 8  # output channels below which one convolution for all phases is better than one for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +67,6 @@ def phases(n: int, k: int, stride: int, dilation: int, begin: int, size: int) ->
     return out
 
 
-def _window(ps: Sequence[Phase]) -> Phase | None:
-    """The smallest window of one dimension that holds those of all its phases; None where their taps lie between each other's."""
-    real = [p for p in ps if not p.empty]
-    if not real or any(p.dilation != real[0].dilation or (p.pad - real[0].pad) % p.dilation for p in real):
-        return None
-    d, lead = real[0].dilation, max(p.pad for p in real)
-    taps = max((lead - p.pad) // d + p.taps for p in real)
-    return Phase(taps, 0, 1, d, lead, max(p.end + (taps - p.taps) * d - (lead - p.pad) for p in real), False)
-
-
 @register
 class ConvTranspose(Op):
     """y[n, o, i*stride + t*dilation - begin] += x[n, c, i…] * w[c, o, t…]. x [N, C, spatial…], w [C, O/groups, kernel…],
@@ -122,9 +111,9 @@ class ConvTranspose(Op):
         per_dim = [phases(*z) for z in zip(spatial, w.type.shape[2:], attrs.strides, attrs.dilations, attrs.begins, attrs.sizes,
                                            strict=True)]
         o = w.type.shape[1]
-        windows = [_window(ps) for ps in per_dim]
-        if o < NARROW and attrs.groups == 1 and all(windows) and self._fewer_taps(o, per_dim, windows):
-            y = self._all_phases(attrs, b, x, w, bias, per_dim, [p for p in windows if p])
+        alike = all(len({(p.taps, p.pad, p.end) for p in ps}) == 1 and not any(p.empty for p in ps) for ps in per_dim)
+        if o < NARROW and attrs.groups == 1 and alike:
+            y = self._all_phases(b, x, w, bias, per_dim)
         else:
             sides = [(max(0, *(p.pad for p in ps)), max(0, *(p.end for p in ps))) for ps in per_dim]
             x = pad(b, x, (0, 0, *(before for before, _ in sides)), (0, 0, *(after for _, after in sides)))  # once for all phases
@@ -132,33 +121,17 @@ class ConvTranspose(Op):
             y = parts[0] if len(parts) == 1 else b.op("interleave", *parts, factors=(1, 1, *attrs.strides))
         return (pad(b, y, (0,) * (r + 2), (0, 0, *(m - c for m, c in zip(attrs.sizes, y.type.shape[2:], strict=True)))),)
 
-    @staticmethod
-    def _fewer_taps(o: int, per_dim: Sequence[Sequence[Phase]], windows: Sequence[Phase | None]) -> bool:
-        """Whether one convolution that makes all phases is no more work than one for each, counted in vectors of channels."""
-        apart = sum(math.prod(p.taps for p in ps) for ps in itertools.product(*per_dim))
-        return math.prod(p.taps for p in windows if p) * -(-o * math.prod(map(len, per_dim)) // VECTOR) <= apart
-
-    def _all_phases(self, attrs: ConvTransposeAttrs, b: GraphBuilder, x: Value, w: Value, bias: Value | None,
-                    per_dim: Sequence[Sequence[Phase]], windows: Sequence[Phase]) -> Value:
-        """All phases over one window, as the channels of one convolution, then sorted: x is read once, and few channels fill
-        a vector. Taps that a phase does not have are zero."""
-        r, o, sizes = len(per_dim), w.type.shape[1], tuple(q.taps for q in windows)
-        kernels = []
-        for ps in itertools.product(*per_dim):
-            if any(p.empty for p in ps):
-                kernels.append(full(b, (o, w.type.shape[0], *sizes), 0, w.type))
-                continue
-            before = tuple((q.pad - p.pad) // q.dilation for p, q in zip(ps, windows, strict=True))
-            after = tuple(q.taps - p.taps - m for p, q, m in zip(ps, windows, before, strict=True))
-            kernels.append(pad(b, self._kernel(b, w, 1, ps), (0, 0, *before), (0, 0, *after)))
+    def _all_phases(self, b: GraphBuilder, x: Value, w: Value, bias: Value | None, per_dim: Sequence[Sequence[Phase]]) -> Value:
+        """Phases that read the same window of x, as the channels of one convolution, then sorted: x is read once."""
+        r, o, strides = len(per_dim), w.type.shape[1], tuple(map(len, per_dim))
+        kernels = [self._kernel(b, w, 1, ps) for ps in itertools.product(*per_dim)]
         every = None if bias is None else concat(b, [bias] * len(kernels), 0)
-        sides = [(max(q.pad, 0), max(q.end, 0)) for q in windows]
-        x = pad(b, x, (0, 0, *(before for before, _ in sides)), (0, 0, *(after for _, after in sides)))
-        y = self._conv(b, x, concat(b, kernels, 0), every, 1, tuple(windows), sides)
+        first = tuple(ps[0] for ps in per_dim)
+        y = self._conv(b, x, concat(b, kernels, 0), every, 1, first, [(0, 0)] * r)
         n, _, *counts = y.type.shape
         order = [0, r + 1, *(i for k in range(r) for i in (r + 2 + k, 1 + k))]
-        y = transpose(b, reshape(b, y, (n, *attrs.strides, o, *counts)), order)
-        return reshape(b, y, (n, o, *(c * s for c, s in zip(counts, attrs.strides, strict=True))))
+        y = transpose(b, reshape(b, y, (n, *strides, o, *counts)), order)
+        return reshape(b, y, (n, o, *(c * s for c, s in zip(counts, strides, strict=True))))
 
     def _phase(self, attrs: ConvTransposeAttrs, b: GraphBuilder, x: Value, w: Value, bias: Value | None,
                ps: tuple[Phase, ...], sides: Sequence[tuple[int, int]]) -> Value:
