@@ -35,7 +35,7 @@ def laid_out(g: Graph) -> Graph:
     before = g
     for p in default_passes():
         g = p.run(g)
-    g = dce(choose_layouts(g, TARGET))
+    g = dce(choose_layouts(g, TARGET, strict=True))
     rng = np.random.default_rng(1)
     inputs = {v.name: rng.standard_normal(v.type.shape).astype("f4") for v in g.inputs}
     want, got = run_graph(before, inputs), run_graph(g, inputs)
@@ -106,3 +106,22 @@ def test_few_channels_of_a_transposed_convolution_are_made_at_once() -> None:
     y = b.op("conv_transpose", x, w, strides=(2, 2), dilations=(1, 1), begins=(0, 0), sizes=(10, 10), groups=1)
     g = laid_out(b.graph([y]))
     assert "interleave" not in ops(g) and sum(n.op == "conv_direct" for n in g.nodes) == 1
+
+
+def test_linear_resize_and_pools_with_strides_run_on_blocks() -> None:
+    b, x, rng = start(1, 16, 6, 6)
+    y = conv(b, x, 16, rng)
+    index, weight = np.minimum(np.arange(12)[:, None] // 2 + [0, 1], 5), np.tile(np.array([0.25, 0.75], "f4"), (12, 1))
+    large = b.op("resample", y, b.constant(index), b.constant(weight), axis=3)
+    small = b.op("avg_pool", x, kernel=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1), dilations=(1, 1), sizes=(3, 3))
+    g = laid_out(b.graph([conv(b, large, 16, rng), small]))
+    found = {n.op: n.outputs[0].type.rank for n in g.nodes}
+    assert found["resample"] == found["avg_pool"] == 5
+
+
+def test_slices_of_blocks_for_plain_readers_share_one_conversion() -> None:
+    b, x, rng = start(1, 16, 6, 6)
+    y = conv(b, x, 16, rng)
+    cuts = [b.op("slice", y, starts=(0, 0, k, 0), steps=(1,) * 4, sizes=(1, 16, 5, 6)) for k in range(2)]
+    g = laid_out(b.graph([conv(b, c, 2, rng) for c in cuts]))
+    assert ops(g).count("from_blocked") == 1

@@ -23,11 +23,13 @@ from ...ir.ops.conv import ConvAttrs
 from ...ir.ops.elementwise import Map
 from ...ir.ops.slices import SliceAttrs
 from ...ir.ops.upsample import FactorAttrs
+from ...ir.ops.window import WindowAttrs
 from ...ir.ops.winograd_strips import StripAttrs
 from ...ir.ops.winograd_tiles import transform
 from ...ir.types import F32, TensorType
 from .winograd_choice import Form, Layer, best_form
 
+POOLS = frozenset({"max_pool", "avg_pool", "lp_pool"})
 MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
 
 
@@ -109,9 +111,11 @@ class _Layouts:
             return self._conv(n, ins, b)
         if n.op == "interleave":
             return self._interleave(n, ins, b)
-        if not any(v is not None and v.name in self.virtual for v in ins):
-            return None
         x = ins[0]
+        if not any(v is not None and v.name in self.virtual for v in ins):
+            if n.op in POOLS and x is not None and isinstance(n.attrs, WindowAttrs) and self._skips(n.attrs, x.type):
+                return self._new(n, self._pool(n, self.to_blocked(x, b), b), b)
+            return None
         if isinstance(OPS[n.op], Map):
             return self._map(n, ins, b)
         if x is None or x.name not in self.virtual:
@@ -120,7 +124,7 @@ class _Layouts:
         match n.op:
             case "concat":
                 return self._concat(n, ins, b)
-            case "max_pool" | "avg_pool" | "lp_pool":
+            case _ if n.op in POOLS:
                 return self._new(n, self._pool(n, xb, b), b)
             case "reduce" if set(n.attrs.axes) == {2, 3} and n.attrs.keepdims:  # type: ignore[attr-defined]
                 return self._new(n, b.emit("reduce", [xb], n.attrs)[0], b)
@@ -196,6 +200,12 @@ class _Layouts:
         rest = [v if v is None or k in where else b.op("reshape", v, shape=(1,)) if v.type.size == 1 and v.name not in self.virtual
                 else self.to_blocked(v, b) for k, v in enumerate(ins)]
         return self._interleaved(n, [b.emit(n.op, [x if k in where else v for k, v in enumerate(rest)], n.attrs)[0] for x in parts], a, b)
+
+    @staticmethod
+    def _skips(a: WindowAttrs, x: TensorType) -> bool:
+        """Whether a window's neighbours along a row of a plain image are no neighbours in memory, so that only channels can be
+        lanes."""
+        return x.rank == 4 and len(a.strides) == 2 and a.strides[1] > 1 and x.dtype == F32 and x.shape[1] >= MIN_CHANNELS and x.size > 0
 
     def _pool(self, n: Node, xb: Value, b: GraphBuilder) -> Value:
         from dataclasses import replace
