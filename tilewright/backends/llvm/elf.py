@@ -219,7 +219,8 @@ def relocatable(image: Image, exported: Collection[str]) -> list[Bytes]:
     """The Image as one `.o` file, in chunks. Symbols other than `exported` become local, so that several models link
     into one program."""
     file = File([bytes(EHDR.size)], EHDR.size)
-    used = [k for k in KINDS if image.blobs[k].size or k == "text"]
+    named = {s.kind for s in image.symbols.values()}  # of an empty part too, such as weights that nothing reads
+    used = [k for k in KINDS if image.blobs[k].size or k == "text" or k in named]
     index = {}
     for k in used:
         b = image.blobs[k]
