@@ -12,6 +12,7 @@ import pytest
 
 import tilewright as tw
 from tests.autotune.programs import mlp
+from tilewright.autotune import replay as replaying
 from tilewright.autotune.log import Hardware, LogWarning, Record, Steps, TuningLog, record
 from tilewright.autotune.replay import Fixed, LogSource, replay
 from tilewright.autotune.schedules import space_of
@@ -53,7 +54,8 @@ def statuses(model: Path, log: Path, threads: int | None = 1) -> dict[str, tuple
     return {r.task.label: (r.status, r.reason) for r in replay(model, log, threads=threads)}
 
 
-def test_each_fate(model: Path, tmp_path: Path) -> None:
+def test_each_fate(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replaying, "_predicted", lambda task, steps: 1.1)
     a, b, c = extract(model, threads=1)
     here = [rec(a, [], 1000), rec(a, point(a), 500)]
     there = foreign(rec(b, point(b), 1), cpu="another")
@@ -82,6 +84,18 @@ def test_a_record_of_another_processor_is_never_taken_by_rank(model: Path) -> No
     from tilewright.autotune.replay import choose
     choice, steps = choose(a, [slow, fast], None)
     assert (choice.status, steps) == ("applied", [])
+
+
+def test_an_adapted_schedule_must_be_expected_to_be_no_slower(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = extract(model, threads=1)[0]
+    there = foreign(rec(a, point(a), 1), cpu="another")
+    predicted = replaying._predicted(a, point(a))
+    assert predicted is not None
+    assert predicted > 0
+    monkeypatch.setattr(replaying, "_predicted", lambda task, steps: 0.5)
+    choice, _ = replaying.choose(a, [there], None)
+    assert choice.status == "rejected"
+    assert "expected to be slower here: x0.50" in choice.reason
 
 
 def test_less_than_noise_is_not_taken(model: Path) -> None:

@@ -15,6 +15,7 @@ import os
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,7 @@ from .task import Task
 from .wire import Header
 
 BATCH = 8           # candidates that the runner measures in a row, while the builders on its cores wait
+KEPT = 256          # candidates whose code is kept, some 50 kB each
 GATHER_SECONDS = 0.1  # that it waits for a batch to fill while builders are at work
 
 
@@ -156,6 +158,7 @@ class Measurer:
         self._bases: dict[str, Future[Built | Result]] = {}
         self._best: dict[str, float] = {}
         self._nominal: dict[str, int] = {}
+        self._kept: OrderedDict[tuple[str, str], Built] = OrderedDict()
         self._known: set[str] = set()  # tasks that the running process has
         self._turns, self._building = Turns(), 0
         self._lock = threading.Lock()
@@ -240,11 +243,21 @@ class Measurer:
             self._built.put(t)
 
     def _code(self, builder: Builder, task: Task, steps: Steps) -> Built | Result:
+        key = task.hash, json.dumps(steps, sort_keys=True)
+        with self._lock:
+            if key in self._kept:  # finalists come again
+                return self._kept[key]
         try:
             made = builder.build(task, steps, self.limits.build)
         except Died as e:
             return Result("timeout" if e.slow else "compile_error", error=f"compiling: {e.reason}")
-        return made if isinstance(made, Built) else Result("compile_error", error=made)
+        if not isinstance(made, Built):
+            return Result("compile_error", error=made)
+        with self._lock:
+            self._kept[key] = made
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return made
 
     # -- measuring ---------------------------------------------------------------------------------------------------
     def _run_loop(self) -> None:

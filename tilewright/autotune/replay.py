@@ -5,7 +5,7 @@ For each task of a model, in this order:
     applied    what was decided for this very model, or for a model with this task, on this kind of processor;
                else the fastest record of this kind and number of threads, if it beats the default's by more than noise
     adapted    a record of another processor of the same architecture, or for another number of threads, brought to this one
-               and checked; times of another kind of machine rank nothing here
+               and checked, if the cost model does not expect it to be slower; times of another kind of machine rank nothing here
     rejected   there are records, none of which fits; the reason says why
     missing    there are none
 
@@ -32,6 +32,7 @@ from .log import Hardware, Record, Steps, TuningLog, decisions
 from .schedules import primitive, scheduled, space_of
 from .task import Task, model_text, task_of, tasks_of
 
+LEAST = 0.97    # of the default's speed, as predicted, that an adapted schedule must have
 MARGIN = 1.03  # times faster than the default's record that a schedule must be where nothing was decided by comparing them
 
 
@@ -39,10 +40,10 @@ class LogSource:
     """A `ScheduleSource` of records. Later records count as newer."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self._records = [r for r in records if not r.of_model]
+        self.records = [r for r in records if not r.of_model]
         self._decided = [r for r in records if r.of_model and r.ok]
         self._of_task: dict[str, list[Record]] = {}
-        for r in self._records:
+        for r in self.records:
             self._of_task.setdefault(r.task, []).append(r)
         h = hashlib.sha256()
         for r in records:
@@ -129,9 +130,20 @@ def _adapt(task: Task, records: Sequence[Record]) -> tuple[Choice, Steps]:
             why = f"the record of {where} does not fit and cannot be repaired"
         elif max(1, parallel_extent(s)) < least:
             why = f"the record of {where} leaves threads without work"
+        elif (gain := _predicted(task, best.schedule)) is not None and gain < LEAST:
+            why = f"the record of {where} is expected to be slower here: x{gain:.2f} of the compiler's own"
         else:
-            return Choice(s, "adapted", f"from {where}; checked, not measured here"), []
+            expected = "" if gain is None else f", expected x{gain:.2f}"
+            return Choice(s, "adapted", f"from {where}; checked{expected}, not measured here"), []
     return Choice(task.default(), "rejected", why), []
+
+
+def _predicted(task: Task, steps: Steps) -> float | None:
+    """How many times faster than the default's the cost model expects the adapted schedule to be here; None: it cannot say."""
+    from .choice import make_search
+    space = space_of(task)
+    d = None if primitive(steps) else space.repair(steps)
+    return None if d is None else make_search(task, 0).predicted(d)
 
 
 def _repaired(task: Task, steps: Steps) -> Scheduled | None:
@@ -169,14 +181,13 @@ class Replayed:
 
 def replay(model: object, log: Path, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
            precision: str = "f32", strict: bool = False, measure: bool = False) -> list[Replayed]:
-    """What `compile(model, schedules=log)` makes of each task. threads: default: those of most of the log's records for this
-    model. measure: times what is applied once more. Raises InputError where the log cannot be read, and as `compile`."""
+    """What `compile(model, schedules=log)` makes of each task. threads: default: those of most of the log's records.
+    measure: times what is applied once more. Raises InputError where the log cannot be read, and as `compile`."""
     source = LogSource.read(log)
+    if threads is None and (used := Counter(r.threads for r in source.records)):
+        threads = used.most_common(1)[0][0]  # what a model consists of depends on them, too
     options = make_options(target, threads, precision, None, True, strict)
     tasks = tasks_of(first_graph(model, inputs), options)
-    if threads is None and (used := Counter(r.threads for t in tasks for r in source.records_of(t))):
-        options = replace(options, threads=used.most_common(1)[0][0])
-        tasks = [replace(t, threads=options.threads) for t in tasks]
     decided = source.decided(tasks, options.target, options.threads)
     found = [(t, *choose(t, source.records_of(t), decided.get(t.hash))) for t in tasks]
     times = _measured([(t, steps) for t, c, steps in found if c.status == "applied"]) if measure else {}

@@ -29,7 +29,7 @@ def _summary(t: Tuned) -> list[str]:
     failed = sum((s.failures for s in t.states), Counter())
     out = [f"{t.name}: {t.why}"]
     if not math.isnan(t.tuned) and any(t.chosen.values()):
-        out.append(f"a call takes {time_text(t.tuned)}, untuned {time_text(t.untuned)}: x{t.gain:.3f}")
+        out.append(f"a call takes {time_text(t.tuned)} at least, untuned {time_text(t.untuned)}")
     out.append(f"{now} trials in {t.seconds:.0f} s" + (f", {before} more in the log before" if before else "") + f"; stopped: {t.stopped}"
                + (f"; failed: {', '.join(f'{n} {k}' for k, n in failed.items())}" if failed else ""))
     kept = sum(bool(t.chosen.get(s.task.hash)) for s in t.states)

@@ -121,7 +121,8 @@ class Bench:
                 break
         self._references(base, seed)
         self.sums = [m.checksum() for m in self.inputs]
-        self.base_ns = self._settle(self.base)
+        self._settle(self.base)
+        self.base_ns = min(self.base.sample() for _ in range(5))
 
     def _references(self, base: Built, seed: int) -> None:
         p, rng = self.task.program, np.random.default_rng(seed + 1)
@@ -182,11 +183,12 @@ class Bench:
             return "an input was written"
         return None
 
-    def _settle(self, code: Code) -> int:
-        """Chooses how many runs make a sample; ns a run."""
+    def _settle(self, code: Code) -> None:
+        """Chooses how many runs make a sample."""
         once = min(code.sample() for _ in range(2))
         code.repeats = 1 if self._flush is not None else max(1, SAMPLE_NS // once)
-        return code.sample() if code.repeats > 1 else once
+        if code.repeats > 1:
+            code.sample()
 
     def times(self, code: Code, best: float, budget_ns: int) -> tuple[list[int], list[int]]:
         """Samples of a candidate and of the default, by turns. `best`: of default's time over the time of the best candidate

@@ -45,6 +45,7 @@ class Search(Protocol):
     def known(self, schedules: Sequence[Steps]) -> None: ...
     def next(self, n: int) -> list[Decisions]: ...
     def report(self, d: Decisions, result: Result) -> None: ...
+    def predicted(self, d: Decisions) -> float | None: ...
 
 
 class Scheduler(Protocol):
@@ -257,8 +258,7 @@ class Session:
         self.log.append(record(s.task.hash, s.task.workload, r.target or s.task.target, s.task.threads, steps, r.status, r.samples_ns,
                                r.error, self.seed) for s, _, steps, r in found)
         for s, d, steps, r in found:
-            predicted = getattr(s.search, "predicted", None)
-            s.points.append(Point(steps, r.status, r.speedup, predicted(d) if predicted and d else None, self.elapsed))
+            s.points.append(Point(steps, r.status, r.speedup, s.search.predicted(d) if d else None, self.elapsed))
             if r.target is None or Hardware.of(r.target).kind == Hardware.of(s.task.target).kind:
                 self._take(s, steps, r, d)
         self._learn(self.log.news())
@@ -283,8 +283,8 @@ def _decisions(task: Task, steps: Steps) -> Decisions | None:
 # -- the whole -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Tuned:
-    """The outcome. executable: the model with the schedules that were decided on. gain: untuned over tuned time of a call by
-    the last comparison, 1 where the untuned was kept. untuned, tuned: seconds of a call, (nan where they were not timed)."""
+    """The outcome. executable: the model with the schedules that were decided on. gain: untuned over tuned time of a call, the
+    median of pairs of bursts; 1 where the untuned was kept. untuned, tuned: least seconds of a call, nan where not timed."""
 
     name: str
     executable: Executable
@@ -296,10 +296,7 @@ class Tuned:
     why: str
     stopped: str
     seconds: float
-
-    @property
-    def gain(self) -> float:
-        return self.untuned / self.tuned if any(self.chosen.values()) else 1.0
+    gain: float = 1.0
 
     def __str__(self) -> str:
         from .report import text
@@ -339,7 +336,7 @@ def tune_model(model: object, *, inputs: Inputs | None, target: str | Target, th
         session.run()
         outcome = decide(model, inputs, chosen, tasks, session, view)
     return Tuned(graph.name, outcome.executable, list(session.states.values()), outcome.chosen, log, outcome.untuned, outcome.tuned,
-                 outcome.why, session.stopped, time.monotonic() - began)
+                 outcome.why, session.stopped, time.monotonic() - began, outcome.gain)
 
 
 def _limits(options: Mapping[str, float]) -> Limits:
