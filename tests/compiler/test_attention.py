@@ -185,3 +185,12 @@ def test_powers_take_the_place_of_scores_and_masks_are_transposed() -> None:
     scores, queries = 64 * 130 * 4, 64 * 32 * 4
     assert sizes[1] - sizes[0] == scores
     assert sizes[0] in (scores, scores + queries)
+
+
+def test_positions_are_compared_outside_the_microkernel() -> None:
+    m = Maker(1, 3, 70, 70)
+    (s,) = lowered(m.graph(m.b.op("band", m.b.op("add", m.scores, m.input("bias", 1, 3, 70, 70)), low=-9, high=0))).scheduled
+    assert s is not None
+    names = [st.compute.buffer.name for st in s.stages]
+    assert [n for n, st in zip(names, s.stages, strict=True) if st.tensorize is not None] == ["t0_products", "y0"]
+    assert "x2_columns0" in names

@@ -152,16 +152,18 @@ def _exp32_parts(x: V) -> tuple[V, V, V]:
 
 def exp32(x: V, scalef: bool = False) -> V:
     """e^x: n = round(x / ln2) by the magic-number trick, degree 7 polynomial, and 2^n in two steps so that overflow and
-    denormals are right. `scalef`: the target has AVX-512, whose vscalefps does all of that for a full vector."""
-    x = x.atmost(89.0).atleast(-105.0)
-    p, n, bits = _exp32_parts(x)
+    denormals are right. `scalef`: the target has AVX-512, whose vscalefps does all of that for a full vector. Results below
+    every denormal (masked scores) are chosen, not computed: an underflow costs processors a hundred cycles and more."""
+    zero = x.lt(-104.0)
     if scalef and lanes_of(x.type) == 16:
         i16, i32 = ir.IntType(16), ir.IntType(32)
-        args = [p.v, n.v, p.v, ir.Constant(i16, -1), ir.Constant(i32, 4)]
+        p, n, _ = _exp32_parts(x.atmost(89.0).atleast(-105.0))
+        args = [p.v, n.v, p.of(0.0).v, x.b.bitcast(x.b.not_(zero.v), i16), ir.Constant(i32, 4)]
         return V(x.b, intrinsic(x.b, "x86.avx512.mask.scalef.ps.512", args, types=()))
+    p, _, bits = _exp32_parts(zero.where(0.0, x.atmost(89.0)))
     half = bits >> 1
     first = ((half << 23) + 0x3F800000).as_float()  # what is above the lowest 9 bits is shifted out
-    return p * first * (((bits - half) << 23) + 0x3F800000).as_float()
+    return zero.where(0.0, p * first * (((bits - half) << 23) + 0x3F800000).as_float())
 
 
 def exp32_normal(x: V) -> V:

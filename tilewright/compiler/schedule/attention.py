@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...backends.target import Target
-from ...ir.expr import Axis, Buffer, Call, Expr, Load, Reduce, Var, axes_of, call, loads, reduces, rewrite, substitute, walk
+from ...ir.expr import Axis, Buffer, Call, Expr, Load, Reduce, Var, axes_of, call, children, loads, reduces, rewrite, substitute, walk
 from ...ir.kinds import is_contraction, product_loads
 from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
@@ -46,7 +46,7 @@ def schedule_attention(p: Program, target: Target) -> Scheduled | None:
     if roles is None:
         return None
     lanes = lanes_of(roles.scores, target)
-    roles, columns = _with_columns(roles)
+    roles, columns = _with_columns(_positions_apart(roles))
     roles = _keys_first(roles)
     roles, masks = _with_masks(roles)
     vectors = _block_vectors(roles.row.extent, lanes, target)
@@ -119,6 +119,34 @@ def _product(factors: list[Expr]) -> Expr:
 
 
 # -- the program that is scheduled -----------------------------------------------------------------------------------------
+def _positions_apart(r: Roles) -> Roles:
+    """Masks by position (causal ones) in a compute of their own, since a microkernel knows addresses, not positions:
+    rewrite s[i, j] = select(j <= i, sum, x)  ->  p[i, j] = sum; s[i, j] = select(j <= i, p[i, j], x)."""
+    c = r.scores
+    (total,) = reduces(c.body)
+    if not _uses_positions(c.body):
+        return r
+    buffer = Buffer(f"{c.buffer.name}_products", total.dtype, c.buffer.shape)
+    key = c.axes[-1]
+    own = Axis(f"{key.name}_p", key.extent)
+    at = Load(buffer, tuple(map(Var, c.axes)))
+    body = substitute(rewrite(c.body, lambda n: at if isinstance(n, Reduce) else None), {key: Var(own)})
+    return replace(r, scores=Compute(buffer, c.axes, total), rows=(Compute(c.buffer, (*c.axes[:-1], own), body), *r.rows))
+
+
+def _uses_positions(body: Expr) -> bool:
+    """Whether loop variables are values or conditions, not only indices."""
+    stack, seen = [body], set()
+    while stack:
+        n = stack.pop()
+        if isinstance(n, Var):
+            return True
+        if id(n) not in seen:
+            seen.add(id(n))
+            stack += [] if isinstance(n, Load) and n.where is None else children(n)
+    return False
+
+
 def _with_columns(r: Roles) -> tuple[Roles, Compute]:
     """The queries through a local copy whose last axis is the row: rewrite q[.., i, .. d] -> q_columns[lead, d, i]."""
     depth = r.scores.reduce_axes
@@ -156,22 +184,22 @@ def _keys_first(r: Roles) -> Roles:
 def _with_masks(r: Roles) -> tuple[Roles, list[Compute]]:
     """What is read by rows of keys beside the product (masks, position biases), through local copies laid out as the scores:
     rewrite x[.., i, j] -> x_columns[lead, j, i]. Their lanes would be gathered one by one otherwise."""
-    key = r.scores.axes[-2]
-    inside = {id(n) for x in reduces(r.scores.body) for n in walk(x.body)}
     copies: list[Compute] = []
-    at = tuple(map(Var, r.scores.axes))
-    new: dict[int, Load] = {}
-    for x in loads(r.scores.body):
-        where = access(x)
-        if id(x) not in inside and x.where is None and where.step(key) == 1 and where.step(r.row) not in (0, 1, None):
-            buffer = Buffer(f"{x.buffer.name}_columns{len(copies)}", x.dtype, tuple(a.extent for a in r.scores.axes))
-            own = Axis(f"{key.name}_m{len(copies)}", key.extent)
-            axes = tuple(own if a == key else a for a in r.scores.axes)
-            copies.append(Compute(buffer, axes, substitute(x, {key: Var(own)})))
-            new[id(x)] = Load(buffer, at)
-    if not copies:
-        return r, copies
-    return replace(r, scores=replace(r.scores, body=rewrite(r.scores.body, lambda n: new.get(id(n))))), copies
+
+    def one(c: Compute) -> Compute:
+        if len(c.axes) != len(r.lead) + 2:
+            return c
+        key, inside = c.axes[-2], {id(n) for x in reduces(c.body) for n in walk(x.body)}
+        new: dict[int, Load] = {}
+        for x in loads(c.body):
+            where = access(x)
+            if id(x) not in inside and x.where is None and where.step(key) == 1 and where.step(r.row) not in (0, 1, None):
+                buffer = Buffer(f"{x.buffer.name}_columns{len(copies)}", x.dtype, tuple(a.extent for a in c.axes))
+                own = Axis(f"{key.name}_m{len(copies)}", key.extent)
+                copies.append(Compute(buffer, tuple(own if a == key else a for a in c.axes), substitute(x, {key: Var(own)})))
+                new[id(x)] = Load(buffer, tuple(map(Var, c.axes)))
+        return replace(c, body=rewrite(c.body, lambda n: new.get(id(n)))) if new else c
+    return replace(r, scores=one(r.scores), rows=tuple(map(one, r.rows))), copies
 
 
 # -- loops -----------------------------------------------------------------------------------------------------------------
