@@ -125,3 +125,14 @@ def test_slices_of_blocks_for_plain_readers_share_one_conversion() -> None:
     cuts = [b.op("slice", y, starts=(0, 0, k, 0), steps=(1,) * 4, sizes=(1, 16, 5, 6)) for k in range(2)]
     g = laid_out(b.graph([conv(b, c, 2, rng) for c in cuts]))
     assert ops(g).count("from_blocked") == 1
+
+
+def test_signals_stay_in_blocks_between_convolutions() -> None:
+    b, x, rng = start(1, 20, 30)
+    y = x
+    for o in (32, 24):
+        w = b.weight("w", rng.standard_normal((o, y.type.shape[1], 3)).astype("f4"))
+        y = b.op("relu", b.op("conv", y, w, strides=(1,), pads=(1, 1), dilations=(1,), groups=1))
+    scaled = b.op("mul", y, b.weight("s", rng.standard_normal((24, 1)).astype("f4")))
+    g = laid_out(b.graph([scaled, b.op("softmax", y, axis=2)]))
+    assert ops(g).count("to_blocked") <= 2 and ops(g).count("from_blocked") == 2

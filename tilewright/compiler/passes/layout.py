@@ -51,6 +51,7 @@ class _Layouts:
         self.made_plain: dict[str, Value] = {}
         self.virtual: dict[str, Value] = {}  # plain values that exist only as blocked ones so far
         self.phases: dict[str, tuple[tuple[Value, ...], FactorAttrs]] = {}  # interleaved plain values -> their blocked parts
+        self.images: dict[str, Value] = {}  # results of 1-D convolutions -> the same as images of height 1
         self.cut: dict[str, tuple[Value, SliceAttrs]] = {}  # slices of plain values -> what they are cut from
         self.repeated: dict[str, tuple[Value, tuple[int, int]]] = {}  # repeated plain values -> what is repeated, how often
 
@@ -74,8 +75,10 @@ class _Layouts:
     # -- conversions ---------------------------------------------------------------------------------------------------
     def plain(self, v: Value, b: GraphBuilder) -> Value:
         """The plain form of a value."""
+        if v.name in self.images and v.name not in self.made_plain:
+            self.made_plain[v.name] = b.op("reshape", self.plain(self.images[v.name], b), shape=v.type.shape)
         if v.name not in self.virtual:
-            return v
+            return self.made_plain.get(v.name, v)
         if v.name not in self.made_plain and v.name in self.cut:  # what it is cut from is made plain once for all cuts
             source, attrs = self.cut[v.name]
             self.made_plain[v.name] = b.emit("slice", [self.plain(source, b)], attrs)[0]
@@ -107,6 +110,8 @@ class _Layouts:
     # -- rules ---------------------------------------------------------------------------------------------------------
     def _blocked_node(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
         """The node on blocked images, None where it stays plain."""
+        if len(n.outputs) == 1 and n.outputs[0].type.rank == 3 and (made := self._signal(n, ins, b)) is not None:
+            return made
         if n.op == "conv":
             return self._conv(n, ins, b)
         if n.op == "interleave":
@@ -146,6 +151,31 @@ class _Layouts:
             case "resample" if n.attrs.axis in (2, 3) and not any(v is not None and v.name in self.virtual for v in ins[1:]):  # type: ignore[attr-defined]
                 return self._new(n, b.emit("resample", [xb, *ins[1:]], n.attrs)[0], b)
         return None
+
+    def _signal(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
+        """A convolution of 1-D signals, or a map of its results, as one of images of height 1 that stay in blocks."""
+        out = n.outputs[0].type
+        if not (n.op == "conv" or isinstance(OPS[n.op], Map) and any(v is not None and v.name in self.images for v in ins)) or not out.size:
+            return None
+        flat: list[Value | None] = []
+        for k, v in enumerate(ins):
+            if v is None or v.type.size == 0 or n.op == "conv" and k == 2 or n.op != "conv" and v.type.size == 1:
+                flat.append(None if v is None else self.plain(v, b))
+            elif v.name in self.images and (n.op != "conv" or k == 0):
+                flat.append(self.images[v.name])
+            else:
+                shape = (1,) * (3 - v.type.rank) + v.type.shape
+                flat.append(b.op("reshape", self.plain(v, b), shape=(*shape[:2], 1, shape[2])))
+        a = n.attrs
+        if isinstance(a, ConvAttrs):
+            a = ConvAttrs((1, *a.strides), (0, a.pads[0], 0, a.pads[1]), (1, *a.dilations), a.groups)
+        image = Value(b.fresh(n.outputs[0].name + ".image"), TensorType(out.dtype, (*out.shape[:2], 1, out.shape[2])))
+        made = self._blocked_node(Node(n.op, tuple(flat), a, (image,), n.source), tuple(flat), b)
+        if made is None:
+            return None
+        new = Value(b.fresh(n.outputs[0].name + ".plain"), out)
+        self.images[new.name] = made[0]
+        return (new,)
 
     def _whole_blocks(self, a: SliceAttrs, channels: int) -> bool:
         """Whether a slice takes whole blocks of channels."""
