@@ -17,6 +17,7 @@ from ..ir.types import TensorSpec, TensorType, dtype_of
 from . import fastcall
 from .arguments import Data, Spec, by_name, check_shape, convert, ready, tensor
 from .instance import Instance, Preparation
+from .mapped import MappedFile
 from .report import Report, explain
 from .target import Target
 
@@ -57,7 +58,7 @@ class Model(Protocol):
         """Compiles for arguments like these. Called under a lock."""
         ...
 
-    def source(self) -> tuple[bytes, Mapping[str, str | int | bool]] | None:
+    def source(self) -> tuple[bytes | MappedFile, Mapping[str, str | int | bool]] | None:
         """The model itself and the options of its compilation, for models that `save` cannot store as code."""
         ...
 

@@ -16,6 +16,7 @@ from ..ir.op import OPS
 from ..ir.ops.shape import TransposeAttrs
 from ..ir.ops.slices import PadAttrs
 from ..ir.types import TensorType
+from .mapped import check, release
 from .memory import aligned
 
 
@@ -48,13 +49,15 @@ class Preparation:
         for v in self.graph.inputs:
             a = self.arrays[v.name]
             assert (a.shape, a.dtype) == (v.type.shape, v.type.dtype.numpy), f"weight {v} is {a.dtype}{a.shape}"
+        check(self.arrays[v.name] for v in self.graph.inputs)
         arrays = _evaluate(self.graph, self.arrays)
         kept = {k: arrays.get(k, a) for k, a in self.arrays.items()}
         return Preparation(self.graph, kept, self.names, self.literals), [arrays[v.name] for v in self.graph.outputs]
 
 
 def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Output name -> array, 64-byte aligned. Intermediate results are freed after their last use."""
+    """Output name -> array, 64-byte aligned. Intermediate results are freed after their last use, and so are pages of the
+    model's file."""
     env = {k: c.array for k, c in graph.constants.items()} | dict(weights)
     types = {v.name: v.type for v in graph.outputs}
     last = {v.name: k for k, n in enumerate(graph.nodes) for v in (*n.operands, *n.outputs)}
@@ -74,8 +77,14 @@ def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.n
                     env[v.name] = out[v.name] = _placed(a, v.type)
         for v in (packings[name].source,) if name in packings else (v.name for v in (*n.operands, *n.outputs)):
             if last[v] == k and (v in out or v not in types):  # a weight may be a result as it is
-                env.pop(v, None)
-    return {k: out[k] if k in out else _placed(env[k], t) for k, t in types.items()}
+                a = env.pop(v, None)
+                if a is not None:
+                    release(a)
+    for k, t in types.items():
+        if k not in out:
+            out[k] = _placed(env[k], t)
+            release(env[k])
+    return {k: out[k] for k in types}
 
 
 def _run(n: Node, env: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -24,6 +24,7 @@ from .instance import Instance, Preparation
 from .llvm.elf import ElfError, combine, relocatable
 from .llvm.entry import ENTRY
 from .llvm.jit import require_host
+from .mapped import MappedFile, check, release
 from .plan import Plan, type_from_json, type_json
 from .target import Target
 
@@ -36,7 +37,7 @@ Options = Mapping[str, str | int | bool]
 Recompile = Callable[[bytes, Options], "Executable"]
 
 
-def save(exe: Executable, path: Path, source: tuple[bytes, Options] | None) -> None:
+def save(exe: Executable, path: Path, source: tuple[bytes | MappedFile, Options] | None) -> None:
     """Raises InputError where the file cannot be written."""
     def write(f: BinaryIO) -> None:
         with zipfile.ZipFile(f, "w", allowZip64=True) as z:
@@ -44,14 +45,17 @@ def save(exe: Executable, path: Path, source: tuple[bytes, Options] | None) -> N
     write_whole(path, write)
 
 
-def _write(z: zipfile.ZipFile, exe: Executable, source: tuple[bytes, Options] | None) -> None:
+def _write(z: zipfile.ZipFile, exe: Executable, source: tuple[bytes | MappedFile, Options] | None) -> None:
     manifest: dict[str, object] = {"format": FORMAT, "tilewright": __version__, "name": exe.name}
     if source is not None:
         manifest |= {"kind": "model", "options": dict(source[1])}
-        z.writestr("model.bin", source[0])
+        check([source[0]] if isinstance(source[0], MappedFile) else [])
+        with z.open("model.bin", "w", force_zip64=True) as f:
+            f.write(source[0])
     else:
         i = exe.single("save")
         p = i.preparation
+        check(p.arrays.values())
         arrays = {f"weight {k}": a for k, a in p.arrays.items()} | {f"literal {k}": a for k, a in arrays_of(p.graph).items()}
         specs = [[[s.name, list(s.shape), dtype_of(s.dtype).name] for s in group if isinstance(s, TensorSpec)]
                  for group in (exe.inputs, exe.outputs)]
@@ -65,6 +69,7 @@ def _write(z: zipfile.ZipFile, exe: Executable, source: tuple[bytes, Options] | 
         for k, a in enumerate(arrays.values()):
             with z.open(f"a{k}.npy", "w", force_zip64=True) as f:
                 np.lib.format.write_array(f, np.ascontiguousarray(a).view(_plain(a.dtype)), allow_pickle=False)
+            release(a)
     z.writestr("manifest.json", json.dumps(manifest))
 
 

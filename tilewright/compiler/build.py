@@ -10,17 +10,18 @@ import numpy as np
 
 from .. import config
 from ..backends.cache import ObjectCache
-from ..backends.instance import Instance, Preparation
+from ..backends.instance import Instance
 from ..backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
 from ..backends.llvm.entry import ENTRY, emit_entry
-from ..backends.llvm.jit import Job, build
+from ..backends.llvm.jit import Job, build, object_key
 from ..backends.llvm.native import NativeCode, native_code
+from ..backends.memory import trim
 from ..backends.plan import ARENA_ALIGN, Call, HostCall, KernelCall, Loop, Plan, Slot
 from ..backends.target import Target
 from ..errors import InputError, UnsupportedError
 from ..ir.builder import GraphBuilder
 from ..ir.expr import Buffer
-from ..ir.graph import Graph, Node, Value
+from ..ir.graph import Constant, Graph, Node, Value
 from ..ir.loops import Pack, Scheduled
 from ..ir.op import OPS
 from ..ir.types import contiguous_strides
@@ -35,6 +36,7 @@ from .passes.layout import choose_layouts
 from .passes.loop_bodies import loop_bodies
 from .passes.preparation import Prepared, split_preparation
 from .passes.trees import choose_trees
+from .plan_cache import WORTH_SECONDS, StoredPlan, load_plan, plan_key, preparation_of, store_plan
 from .schedule.source import HEURISTIC, Choice, ScheduleSource, Wanted
 from .threads import Touch, phases, seconds, teams
 from .views import Storage, Views, plan_views
@@ -135,20 +137,59 @@ def _whole_weight(b: Buffer, s: Storage, r: Ref) -> bool:
 def build_instance(graph: Graph, options: Options, names: Mapping[str, str] = MappingProxyType({})) -> Instance:
     """`graph` compiled. `names`: the model's names of its weights -> the graph's."""
     start = time.perf_counter()
+    cache = ObjectCache.default() if options.cache else ObjectCache(None)
+    key = None
+    if options.cache:
+        key = plan_key(graph, options.target, options.threads, options.precision, options.strict, options.schedules.key)
+    known = load_plan(cache, key, graph) if key is not None else None
+    if known is not None:
+        stored, objects = known
+        bare = _bare(graph)
+        first, texts = f"plan and code found in the cache in {time.perf_counter() - start:.2f} s", lambda: _texts(_make(bare, options).jobs)
+    else:
+        made = _make(graph, options)
+        objects = build(made.jobs, options.target, cache)
+        stored, jobs = made.stored, made.jobs
+        if key is not None and made.seconds > WORTH_SECONDS:
+            store_plan(cache, key, graph, stored)
+        first = f"compiled in {time.perf_counter() - start:.2f} s ({made.seconds:.2f} s of it passes, fusion and schedules)"
+        texts = lambda: _texts(jobs)  # noqa: E731  (they hold programs, but not the model's arrays)
+        trim()
+    literals = frozenset(k for k, c in graph.constants.items() if not c.updatable)
+    return Instance(stored.plan, objects, options.target, preparation_of(stored, graph, names, literals), (first, *stored.notes), texts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """A graph that went through everything but LLVM. seconds: that passes, fusion and schedules took."""
+
+    stored: StoredPlan
+    jobs: list[Job]
+    seconds: float
+
+
+def _make(graph: Graph, options: Options) -> _Made:
+    start = time.perf_counter()
     lowered = lower_graph(graph, options)
-    middle = time.perf_counter()
+    took = time.perf_counter() - start
     low = Assembly(lowered, options)
     plan = low.plan([v.name for v in graph.outputs])
-    cache = ObjectCache.default() if options.cache else ObjectCache(None)
-    entry = emit_entry(plan, ENTRY)
-    objects = build([*low.jobs(), Job.of(ENTRY, entry)], options.target, cache)
-    prep = Preparation(low.preparation(), dict(lowered.prepared.weights), dict(names),
-                       frozenset(k for k, c in graph.constants.items() if not c.updatable))
-    notes = (f"compiled in {time.perf_counter() - start:.2f} s ({middle - start:.2f} s of it passes, fusion and schedules)",
-             f"{len(graph.nodes)} nodes of the model, {len(lowered.graph.nodes)} after passes, {len(lowered.partition.groups)} groups, "
+    jobs = [*low.jobs(), Job.of(ENTRY, emit_entry(plan, ENTRY))]
+    notes = (f"{len(graph.nodes)} nodes of the model, {len(lowered.graph.nodes)} after passes, {len(lowered.partition.groups)} groups, "
              f"{len(plan.calls)} calls of {len(low.code)} kernels", *decisions(lowered))
-    return Instance(plan, objects, options.target, prep, notes,
-                    lambda: [*(j.text() for j in low.jobs()), entry])
+    keys = tuple(object_key(j, options.target) for j in jobs)
+    return _Made(StoredPlan(plan, low.preparation(), tuple(lowered.prepared.weights), notes, keys), jobs, took)
+
+
+def _texts(jobs: Sequence[Job]) -> list[str]:
+    return [j.text() for j in jobs]
+
+
+def _bare(graph: Graph) -> Graph:
+    """The graph without its weights' values, on which code does not depend."""
+    empty = {k: Constant(c.value, np.broadcast_to(np.zeros((), c.array.dtype), c.array.shape), True) if c.updatable else c
+             for k, c in graph.constants.items()}
+    return graph.replace(constants=empty)
 
 
 def _job_key(s: Scheduled, target: Target) -> str:

@@ -22,6 +22,7 @@ import numpy as np
 from ..backends.arguments import tensor
 from ..backends.executable import Executable
 from ..backends.instance import Instance
+from ..backends.mapped import MappedFile, map_file
 from ..backends.target import Target
 from ..errors import InputError, TilewrightError
 from ..ir.graph import Graph
@@ -153,7 +154,7 @@ def _specs(specs: Sequence[object], instance: Instance, ins: bool) -> list[Tenso
     return [TensorSpec(s.name, t.shape, t.dtype.numpy) for s, (_, t) in zip(specs, types, strict=True)]  # type: ignore[attr-defined]
 
 
-def _saved(model: object, options: Options) -> tuple[bytes, dict[str, str | int | bool]] | None:
+def _saved(model: object, options: Options) -> tuple[bytes | MappedFile, dict[str, str | int | bool]] | None:
     """The model itself as bytes, for saving what is compiled anew on load; None where it has no such form."""
     settings: dict[str, str | int | bool] = {"target": options.target.name, "threads": options.threads, "precision": options.precision,
                                                  "strict": options.strict}
@@ -161,7 +162,7 @@ def _saved(model: object, options: Options) -> tuple[bytes, dict[str, str | int 
         return model, settings
     if isinstance(model, (str, os.PathLike)):
         try:
-            return Path(model).read_bytes(), settings
+            return map_file(Path(model)), settings
         except OSError as e:
             raise TilewrightError(f"{model} cannot be read: {e.strerror or e}") from None
     serialise = getattr(model, "SerializeToString", None)

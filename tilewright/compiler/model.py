@@ -14,12 +14,13 @@ import numpy as np
 
 from ..backends.arguments import ready
 from ..backends.instance import Instance
+from ..backends.mapped import MappedFile
 from .build import Options, build_instance
 from .frontends.driver import feed, specialise
 from .frontends.source import Continuation, Data, Segment, Source, assemble, pick
 
 _MOST_FOLLOWERS = 64  # compiled forms of what follows a segment; then the oldest is dropped
-Saved = tuple[bytes, Mapping[str, str | int | bool]]
+Saved = tuple[bytes | MappedFile, Mapping[str, str | int | bool]]
 
 
 class Specialiser:

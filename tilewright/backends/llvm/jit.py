@@ -69,10 +69,15 @@ def assembly(text: str, target: Target) -> str:
     return tm.emit_assembly(optimised(text, tm, target.triple))
 
 
+def object_key(job: Job, target: Target) -> str:
+    """Under which the cache keeps the job's object."""
+    return cache_key(job.key, target.code_key())
+
+
 def build(jobs: Sequence[Job], target: Target, cache: ObjectCache, workers: int | None = None) -> list[bytes]:
     """The jobs' objects, in order: from the cache, the others compiled by this process and up to `workers` - 1 more
     (default: one for each usable core)."""
-    keys = [cache_key(j.key, target.code_key()) for j in jobs]
+    keys = [object_key(j, target) for j in jobs]
     done = {k: o for k in dict.fromkeys(keys) if (o := cache.get(k)) is not None}
     missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in done}
     if missing:

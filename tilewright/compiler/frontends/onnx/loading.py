@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ....backends.mapped import MappedFile, map_file
 from ....errors import ModelError, UnsupportedError
 from .tensors import sparse_to_array, to_array
 from .wire import split_weights
@@ -43,16 +44,16 @@ def load_model(model: str | os.PathLike[str] | bytes | ModelProto) -> OnnxModel:
         return _parse(bytes(model), "the model", None)
     path = Path(model)
     try:
-        data = path.read_bytes()
+        data = map_file(path)
     except OSError as e:
         raise ModelError(f"cannot read model {str(path)!r}: {e.strerror or e}") from None
     return _parse(data, repr(str(path)), path.parent)
 
 
-def _parse(data: bytes, where: str, folder: Path | None) -> OnnxModel:
+def _parse(data: bytes | MappedFile, where: str, folder: Path | None) -> OnnxModel:
     from google.protobuf.message import DecodeError
     from onnx import ModelProto
-    skeleton, raw = split_weights(data) or (data, {})
+    skeleton, raw = split_weights(data) or (bytes(data), {})
     try:
         proto = ModelProto.FromString(skeleton)
     except DecodeError:

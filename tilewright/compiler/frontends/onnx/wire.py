@@ -9,6 +9,7 @@ Source: https://protobuf.dev/programming-guides/encoding/ and onnx.proto (field 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from mmap import mmap
 
 MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = 7, 5, 9
 LARGE = 1 << 12  # smaller tensors stay in the proto
@@ -19,7 +20,7 @@ class _Unusual(Exception):
     """Not the plain structure expected here."""
 
 
-def split_weights(data: bytes) -> tuple[bytes, dict[int, memoryview]] | None:
+def split_weights(data: bytes | mmap) -> tuple[bytes, dict[int, memoryview]] | None:
     """(the model without its large weights, index of initializer -> its raw_data), or None: parse `data` as it is."""
     view = memoryview(data)
     try:
