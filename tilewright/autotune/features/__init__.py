@@ -63,7 +63,7 @@ class Features:
         flags = FEATURES.index("default")
         out[rows, flags] = [float(p == sketch.default) for p in points]
         out[rows, flags + 1] = isinstance(sketch, ContractionSketch)
-        out[rows, flags + 2] = sketch.name not in ("contraction", "rows")
+        out[rows, flags + 2] = sketch.name == "contraction1"
         if encoder is None:
             return
         batches = encoder.encode(points)

@@ -5,7 +5,7 @@
     scheduled = space.scheduled(d)            # ScheduleError: infeasible
     space.from_json(space.to_json(d)) == d    # what logs store
 
-Sketches come from rules about the computation (contraction.py, rows.py), never from what model it is part of. The first sketch is
+Sketches come from rules about the computation (contraction.py, rows.py, composed.py), never from its model. The first sketch is
 the one that the compiler's own choice belongs to, so that `default()` is exactly the untuned schedule.
 """
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ...compiler.schedule.default import default_schedule
 from ...errors import ScheduleError
 from ...ir.loops import Scheduled
 from ...ir.program import Program
+from .composed import composed_sketches
 from .contraction import contraction_sketches
 from .knobs import Decisions, Json, Knob, Sketch, Value
 from .rows import rows_sketch
@@ -58,8 +59,10 @@ class Space:
     def __init__(self, task: Subject) -> None:
         p, target = task.program, task.target
         own = default_schedule(p, target, task.packable)
-        found: list[Sketch] = [*contraction_sketches(p, target, task.packable, task.threads)]
-        if (rows := rows_sketch(p, target, BESIDE if found else 1.0)) is not None:
+        composed = composed_sketches(p, target, task.packable)
+        found: list[Sketch] = [*composed, *contraction_sketches(p, target, task.packable, task.threads)]
+        # as maps and reductions, programs that hold whole products are many times slower
+        if not composed and (rows := rows_sketch(p, target, BESIDE if found else 1.0)) is not None:
             found.append(rows)
         first = next((s for s in found if _equal(s, own)), None)
         if first is None:

@@ -40,8 +40,18 @@ class Roles:
     out: Compute
 
 
-def schedule_attention(p: Program, target: Target) -> Scheduled | None:
-    """The schedule of a program that is attention; None for any other."""
+def attention_vectors(p: Program, target: Target) -> tuple[int, int] | None:
+    """(vectors of queries in a block by default, vectors that hold all queries); None for a program that is no attention."""
+    roles = find_roles(p)
+    if roles is None:
+        return None
+    lanes = lanes_of(roles.scores, target)
+    return _block_vectors(roles.row.extent, lanes, target), -(-roles.row.extent // lanes)
+
+
+def schedule_attention(p: Program, target: Target, vectors: int | None = None) -> Scheduled | None:
+    """The schedule of a program that is attention; None for any other. `vectors`: of queries in a block, in place of as many as
+    would be chosen."""
     roles = find_roles(p)
     if roles is None:
         return None
@@ -49,7 +59,7 @@ def schedule_attention(p: Program, target: Target) -> Scheduled | None:
     roles, columns = _with_columns(_positions_apart(roles))
     roles = _keys_first(roles)
     roles, masks = _with_masks(roles)
-    vectors = _block_vectors(roles.row.extent, lanes, target)
+    vectors = vectors or _block_vectors(roles.row.extent, lanes, target)
     split = _split(roles.row, vectors * lanes) if roles.row.extent > vectors * lanes else None
     shared = mark_parallel([Loop(a) for a in (*roles.lead, *((split.outer,) if split else ()))], len(roles.lead) + (split is not None))
     block = _Block(shared, split, roles.row, vectors, lanes, target)

@@ -21,12 +21,14 @@ from ...ir.loops import Loop, Pack, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
 from ...ir.types import I64
 from .contraction import schedule_contraction
+from .contraction_nest import Choice, schedule_nest
 from .rows import lanes_of
 
 
-def schedule_strips(p: Program, target: Target, packable: frozenset[str]) -> Scheduled | None:
+def schedule_strips(p: Program, target: Target, packable: frozenset[str], products: Choice | None = None) -> Scheduled | None:
     """The schedule of a program of five computes, each reading the one before: tables, tables, a contraction, tables,
-    tables; None for any other program."""
+    tables; None for any other program. `products` takes the place of what would be decided about the contraction (which
+    `strip_products` has as a program of its own); raises ScheduleError where that does not fit."""
     if not _is_strips(p):
         return None
     c = [_renamed(x, f"_{k}") for k, x in enumerate(p.computes)]
@@ -37,7 +39,7 @@ def schedule_strips(p: Program, target: Target, packable: frozenset[str]) -> Sch
     shared = [Axis("image", half.axes[0].extent), Axis("strip", half.axes[1].extent)]
     half, v, m, half2 = (_shared(x, shared) for x in (half, v, m, half2))
     out = _shared(out, shared[:1])
-    multiply = _multiply(m, shared, p, target, packable)
+    multiply = _multiply(m, shared, p, target, packable, products)
     if multiply is None:
         return None
     middle, packs, inputs = multiply
@@ -45,6 +47,11 @@ def schedule_strips(p: Program, target: Target, packable: frozenset[str]) -> Sch
     stages = (*_transform_in(half, v, outer), middle, *_transform_out(half2, out, outer))
     program = Program(p.name, inputs, p.outputs, tuple(st.compute for st in stages))
     return Scheduled(program, stages, packs)
+
+
+def strip_products(p: Program) -> Program | None:
+    """The products of one strip as a program of their own; None where `p` is no Winograd convolution in strips."""
+    return _products(_renamed(p.computes[2], "_2"), p)[0] if _is_strips(p) else None
 
 
 def _is_strips(p: Program) -> bool:
@@ -102,21 +109,12 @@ def _reductions(c: Compute) -> list[Loop]:
 
 
 def _multiply(c: Compute, shared: list[Axis], p: Program, target: Target,
-              packable: frozenset[str]) -> tuple[Stage, tuple[Pack, ...], tuple[Buffer, ...]] | None:
+              packable: frozenset[str], choice: Choice | None) -> tuple[Stage, tuple[Pack, ...], tuple[Buffer, ...]] | None:
     """(stage, packs, the program's inputs): the products of one strip, scheduled as a program of their own."""
-    local = next(b for b in c.reads if b not in p.inputs)
-    apart = Buffer(local.name, local.dtype, local.shape[2:])
-    result = Buffer(c.buffer.name, c.buffer.dtype, c.buffer.shape[2:])
-    zero: dict[Axis, Expr] = {a: Const(0, I64) for a in shared}
-
-    def cut(e: Expr) -> Expr | None:
-        return Load(apart, e.index[2:]) if isinstance(e, Load) and e.buffer.name == local.name else None
-
-    def whole(e: Expr) -> Expr | None:
-        return Load(local, (*map(Var, shared), *e.index)) if isinstance(e, Load) and e.buffer.name == local.name else None
-    weights = tuple(b for b in c.reads if b in p.inputs)
-    own = Compute(result, c.axes[2:], substitute(rewrite(c.body, cut), zero))
-    s = schedule_contraction(Program("multiply", (apart, *weights), (result,), (own,)), target, packable & {b.name for b in weights})
+    own, local = _products(c, p)
+    weights = own.inputs[1:]
+    inside = packable & {b.name for b in weights}
+    s = schedule_contraction(own, target, inside) if choice is None else schedule_nest(own, target, inside, choice)
     if s is None:
         return None
     st = s.stages[0]
@@ -124,6 +122,23 @@ def _multiply(c: Compute, shared: list[Axis], p: Program, target: Target,
     inner = (replace(x, kind="serial" if x.kind == "parallel" else x.kind, major=0) for x in st.loops)
     loops = (*(Loop(a, "parallel") for a in shared), *inner)
     packed = dict(zip(weights, s.program.inputs[1:], strict=True))
+
+    def whole(e: Expr) -> Expr | None:
+        return Load(local, (*map(Var, shared), *e.index)) if isinstance(e, Load) and e.buffer.name == local.name else None
     full = Compute(c.buffer, c.axes, rewrite(st.compute.body, whole))
     stage = replace(st, compute=full, loops=loops, shared=2, tensorize=st.tensorize + 2)
     return stage, s.packs, tuple(packed.get(b, b) for b in p.inputs)
+
+
+def _products(c: Compute, p: Program) -> tuple[Program, Buffer]:
+    """(the contraction `c` of one strip as a program, the local buffer that it reads)."""
+    local = next(b for b in c.reads if b not in p.inputs)
+    apart = Buffer(local.name, local.dtype, local.shape[2:])
+    result = Buffer(c.buffer.name, c.buffer.dtype, c.buffer.shape[2:])
+    zero: dict[Axis, Expr] = {a: Const(0, I64) for a in c.axes[:2]}
+
+    def cut(e: Expr) -> Expr | None:
+        return Load(apart, e.index[2:]) if isinstance(e, Load) and e.buffer.name == local.name else None
+    weights = tuple(b for b in c.reads if b in p.inputs)
+    own = Compute(result, c.axes[2:], substitute(rewrite(c.body, cut), zero))
+    return Program("multiply", (apart, *weights), (result,), (own,)), local

@@ -1,0 +1,71 @@
+"""The spaces of programs that are scheduled as a whole: Winograd's convolution in strips, attention.
+
+What dominates them is contractions inside loops that all computes share; so the rules of contraction.py hold for the products of a
+strip, and of attention the block of queries that goes through all stages at once is open.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+from ...backends.target import Target
+from ...compiler.schedule.attention import attention_vectors, schedule_attention
+from ...compiler.schedule.contraction import default_contraction
+from ...compiler.schedule.contraction_nest import Choice, Roles, all_roles
+from ...compiler.schedule.legality import check_legal
+from ...compiler.schedule.strips import schedule_strips, strip_products
+from ...errors import ScheduleError
+from ...ir.loops import Scheduled
+from ...ir.program import Program
+from .contraction import ContractionSketch
+from .knobs import Sketch, Value, knob
+
+BLOCKS = (1, 2, 3, 4, 5, 6, 8)  # vectors of queries
+
+
+class StripsSketch(ContractionSketch):
+    """Decisions about the products of a strip; everything else is as the compiler has it."""
+
+    def __init__(self, whole: Program, products: Program, target: Target, packable: frozenset[str], choice: Choice, roles: Roles) -> None:
+        super().__init__(products, target, packable & {b.name for b in products.inputs}, 1, choice, roles)
+        self.name, self.whole, self._outer_packable = "strips", whole, packable
+
+    def scheduled(self, values: tuple[Value, ...]) -> Scheduled:
+        """The products are checked on their own: how strips share loops is beyond what the rules of legality describe."""
+        super().scheduled(values)
+        s = schedule_strips(self.whole, self.target, self._outer_packable, self.decided(values))
+        if s is None:
+            raise ScheduleError(f"{self.whole.name} is no convolution in strips")
+        return s
+
+
+class AttentionSketch(Sketch):
+    """vectors: of queries in a block that goes through all stages at once."""
+
+    def __init__(self, p: Program, target: Target, default: int, most: int) -> None:
+        super().__init__("attention", [knob("vectors", [n for n in BLOCKS if n <= most], default, True)])
+        self.program, self.target = p, target
+
+    def scheduled(self, values: tuple[Value, ...]) -> Scheduled:
+        s = schedule_attention(self.program, self.target, cast(int, values[0]))
+        if s is None:
+            raise ScheduleError(f"{self.program.name} is no attention")
+        check_legal(s)
+        return s
+
+
+def composed_sketches(p: Program, target: Target, packable: frozenset[str]) -> list[Sketch]:
+    """The sketch of such a program; none for other programs."""
+    if any(0 in c.buffer.shape for c in p.computes):
+        return []
+    if (found := attention_vectors(p, target)) is not None:
+        return [AttentionSketch(p, target, *found)]
+    products = strip_products(p)
+    if products is None:
+        return []
+    inside = packable & {b.name for b in products.inputs}
+    chosen = default_contraction(products, target, inside)
+    if chosen is None:
+        return []
+    choice = chosen[0] if chosen[0].pack else replace(chosen[0], fetch_wide=False, fetch_narrow=False)
+    return [StripsSketch(p, products, target, packable, choice, all_roles(products.computes[0], inside)[0])]
