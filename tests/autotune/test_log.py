@@ -15,6 +15,7 @@ import pytest
 from tilewright.autotune.log import (
     LogWarning,
     Record,
+    Steps,
     TuningLog,
     decisions,
     groups,
@@ -31,7 +32,7 @@ FIELDS = ["v", "task", "workload", "target", "threads", "schedule", "status", "s
 
 
 def one(n: int = 0, ns: int = 100, status: str = "ok", task: str = "t", schedule: list | None = None, workload: str = "w") -> Record:
-    steps = [["s", {"n": n}]] if schedule is None else schedule
+    steps: Steps = [["s", {"n": n}]] if schedule is None else schedule
     return record(task, workload, HOST, 1, steps, status, [ns, ns + 5] if status == "ok" else [], None if status == "ok" else "why", 7)
 
 

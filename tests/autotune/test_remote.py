@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import pytest
 from distributed import Client, LocalCluster
@@ -27,7 +28,7 @@ LIMITS = Limits(budget=0.01)
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     """Two workers, one thread each."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, Client(cluster) as c:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster, Client(cluster) as c:
         yield c
 
 
@@ -39,7 +40,7 @@ def test_a_worker_is_killed_in_the_middle(client: Client) -> None:
         assert pool.width >= 4
         futures = [pool.submit(t, [])] + [pool.submit(t, space.to_json(space.sample(rng))) for _ in range(15)]  # type: ignore[arg-type]
         assert futures[0].result(120).ok
-        pids = client.run(os.getpid)
+        pids = cast("dict[str, int]", client.run(os.getpid))
         assert len(pids) == 2
         os.kill(next(iter(pids.values())), signal.SIGKILL)
         found = [f.result(180) for f in futures]

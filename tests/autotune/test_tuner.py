@@ -119,7 +119,7 @@ def test_only_some_tasks(model: Path, tmp_path: Path) -> None:
     ({"log": "/no/such/folder/l.jsonl"}, "folder"), ({"options": {"speed": 3.0}}, "unknown limits speed")])
 def test_bad_arguments(model: Path, tmp_path: Path, arguments: dict, says: str) -> None:
     with pytest.raises(tw.InputError, match=says):
-        tw.tune(model, **({"log": tmp_path / "l.jsonl"} | arguments))
+        tw.tune(model, **{"log": tmp_path / "l.jsonl", **arguments})  # type: ignore[arg-type]  # pyright: ignore
 
 
 def test_targets_that_do_not_run_here_need_a_pool(model: Path, tmp_path: Path) -> None:

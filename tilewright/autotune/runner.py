@@ -70,7 +70,7 @@ class Memory:
 
     def checksum(self) -> int:
         """Of the first and last bytes and of pieces between them, where the buffer is large."""
-        data = self._raw[self._start:self._start + self._size]
+        data = memoryview(self._raw)[self._start:self._start + self._size]  # pyright: ignore[reportArgumentType]  (numpy before 3.12)
         if self._size <= 16 * _PIECE:
             return zlib.adler32(data)
         found = zlib.adler32(data[-_PIECE:])
