@@ -20,7 +20,7 @@ CHUNK_CONDITIONS = 16384  # of 64 bytes each
 
 
 class Group(IntEnum):
-    """Columns of the table of groups, i32."""
+    """Lines of the table of groups, i32."""
 
     FEATURE = 0
     LEVELS = 1   # of the binary search: 2^LEVELS - 1 >= COUNT
@@ -34,10 +34,12 @@ class Group(IntEnum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ranks:
-    """groups: i32[G, 8]. thresholds: as the forest's, padded with infinity. sets: i32[S, 4]: feature, first word, words,
-    column. words: u32. columns: in all. column, bound: of each node, the condition rank[column] < bound."""
+    """groups: i32[8, G], of each field; `count` groups and more that repeat the last one, to a multiple of 32. thresholds: as
+    the forest's, padded with infinity. sets: i32[S, 4]: feature, first word, words, column. words: u32. columns: in all.
+    column, bound: of each node, the condition rank[column] < bound."""
 
     groups: np.ndarray
+    count: int
     thresholds: np.ndarray
     sets: np.ndarray
     words: np.ndarray
@@ -52,7 +54,11 @@ def make_ranks(f: Forest) -> Ranks:
     column, bound = np.zeros(len(kind), np.int64), np.ones(len(kind), np.int64)
     groups, thresholds, columns = _numeric(f, np.flatnonzero(~categorical), column, bound)
     sets, columns = _sets(f, np.flatnonzero(categorical), column, columns)
-    return Ranks(groups, thresholds, sets, f.words if len(f.words) else np.zeros(1, np.uint32), max(columns, 1), column, bound)
+    if not columns:  # leaves read some column too: one without thresholds, of rank 0
+        groups, columns = np.array([[0, 0, 0, 0, 0, -1, 0, 1]], np.int32), 1
+    count = len(groups)
+    groups = np.ascontiguousarray(groups[np.minimum(np.arange(-(-count // 32) * 32), count - 1)].T if count else groups.T)
+    return Ranks(groups, count, thresholds, sets, f.words if len(f.words) else np.zeros(1, np.uint32), columns, column, bound)
 
 
 def _numeric(f: Forest, numeric: np.ndarray, column: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -282,7 +288,7 @@ def _ranges(f: Forest) -> tuple[np.ndarray, ...]:
 @dataclass(frozen=True, eq=False, slots=True)
 class Rows:
     """nodes: u8[T, 4, 64], of each tree the column, bound, left and right child of its nodes, in order of levels; a child is
-    a node, or 128 | leaf. columns: i32[T], of the result. leaves: i32[64 T], as in Slices. rounds: 2^rounds >= depth."""
+    128 | node, or a leaf. columns: i32[T], of the result. leaves: i32[64 T], as in Slices. rounds: 2^rounds >= depth."""
 
     nodes: np.ndarray
     columns: np.ndarray
@@ -296,14 +302,13 @@ def make_rows(f: Forest, r: Ranks) -> Rows | None:
     if counts.max(initial=0) > 64 or r.columns > 256:
         return None
     nodes = np.zeros((len(f.trees), 4, 64), np.uint8)
-    nodes[:, 2:, 0] = 128  # trees of one leaf
     place = _within(owner)
     node_place, leaf_code = np.zeros(len(f.nodes), np.int64), np.zeros(int(leaf_number.max(initial=0)) + 1, np.int64)
-    node_place[order], leaf_code[leaf_number] = place, 128 | leaf_place
+    node_place[order], leaf_code[leaf_number] = place, leaf_place
     nodes[owner, 0, place], nodes[owner, 1, place] = r.column[order], r.bound[order]
     for k, side in ((2, Field.LEFT), (3, Field.RIGHT)):
         child = f.nodes[order, side].astype(np.int64)
-        nodes[owner, k, place] = np.where(child >= 0, node_place[np.maximum(child, 0)], leaf_code[np.maximum(~child, 0)])
+        nodes[owner, k, place] = np.where(child >= 0, 128 | node_place[np.maximum(child, 0)], leaf_code[np.maximum(~child, 0)])
     leaves = np.zeros(64 * len(f.trees), np.int32)
     leaves[leaf_tree * 64 + leaf_place] = leaf_number
     deepest = int(depths(f.nodes, f.trees[:, 0]).max(initial=1))

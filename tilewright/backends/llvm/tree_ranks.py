@@ -11,7 +11,8 @@
       for s in sets:
         ranks[s.column][part] = !bit(words + s.first, trunc(x))
 
-The first four levels come from a register where the processor has permutations of 16 f32.
+The first four levels come from a register where the processor has permutations of 16 f32. For one row, several groups are
+searched at once instead, if the processor can gather.
 """
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ from ...ir.ops.tree_engines import BLOCK, RanksAttrs
 from ...ir.tree_tables import LIMIT, Group
 from ...ir.types import F64, TensorType
 from ..target import Target
-from .code import Code, constant
+from .code import Code, Variable, constant
 
+TOGETHER = 32  # groups of one row, as many as the table has a multiple of
 PART = 64  # rows of one iteration of the parallel loop
 
 
@@ -44,6 +46,7 @@ class _Ranks:
         self.real = "double" if x.dtype == F64 else "float"
         self.lanes = 1 if self.rows == 1 else max(4, target.vector_bytes // x.dtype.bytes)
         self.vectors = 1 if self.rows == 1 else min(4, PART // self.lanes)
+        self.gathers = target.vector_bytes >= 32
         self.permutes = self.real == "float" and target.vector_bytes == 64 and self.rows > 1
         names = ("x", "groups", "thresholds", "sets", "words", "ranks", "workspace")
         self.c = Code(symbol, (*(f"ptr {n}" for n in names), "i64 begin", "i64 end", "ptr ctx"))
@@ -53,8 +56,12 @@ class _Ranks:
         per_part = 1 if self.rows == 1 else PART // span
         with c.loop(c("mul i64 %end, {}", per_part), c("mul i64 %begin, {}", per_part)) as part:
             rows = self._rows(c("mul i64 {}, {}", part, span))
-            with c.loop(self.groups.shape[0]) as g:
-                self._group(part, rows, c.at(f"[{len(Group)} x i32]", "%groups", g))
+            if self.rows == 1 and self.gathers:
+                with c.loop(self.groups.shape[1], 0, TOGETHER) as g:
+                    _OneRow(c, self.real, self.groups.shape[1]).groups(g)
+            else:
+                with c.loop(self.attrs.groups) as g:
+                    self._group(part, rows, c.at("i32", "%groups", g))
             with c.loop(self.sets.shape[0]) as s:
                 self._set(part, rows, c.at("[4 x i32]", "%sets", s))
         return c.text()
@@ -82,16 +89,19 @@ class _Ranks:
                 out.append(c.gather(n, self.real, c.at(self.real, "%x", feature), at, "i64"))
         return out
 
-    def _field(self, table: str, k: int, to: str = "i64") -> str:
-        v = self.c.load("i32", self.c.at("i32", table, k))
+    def _field(self, table: str, k: int, to: str = "i64", step: int = 1) -> str:
+        v = self.c.load("i32", self.c.at("i32", table, k * step))
         return self.c("sext i32 {} to i64", v) if to == "i64" else v
 
     def _group(self, part: str, rows: list[str], g: str) -> None:
         c, n = self.c, self.lanes
-        x = self._values(rows, self._field(g, Group.FEATURE))
-        own = c.at(self.real, "%thresholds", self._field(g, Group.FIRST))
+
+        def field(k: Group, to: str = "i64") -> str:
+            return self._field(g, k, to, self.groups.shape[1])
+        x = self._values(rows, field(Group.FEATURE))
+        own = c.at(self.real, "%thresholds", field(Group.FIRST))
         rank = [c.variable(f"<{n} x i32>", "zeroinitializer") for _ in x]
-        levels = self._field(g, Group.LEVELS, "i32")
+        levels = field(Group.LEVELS, "i32")
         step = c.variable("i32", c("lshr i32 {}, 1", c("shl i32 1, {}", levels)))
         if self.permutes:
             with c.when(c("icmp sge i32 {}, 4", levels)):
@@ -102,17 +112,17 @@ class _Ranks:
             size = c.splat(n, "i32", s)
             for v, r in zip(x, rank, strict=True):
                 at = c("add <{0} x i32> {1}, {2}", n, r.get(), c.splat(n, "i32", c("sub i32 {}, 1", s)))
-                self._step(v, c.gather(n, self.real, own, at), size, r)
+                _step(c, n, self.real, v, c.gather(n, self.real, own, at), size, r)
             step.set(c("lshr i32 {}, 1", s))
-        nan, zero = self._field(g, Group.NAN, "i32"), self._field(g, Group.ZERO, "i32")
+        nan, zero = (c.splat(n, "i32", field(k, "i32")) for k in (Group.NAN, Group.ZERO))
         for v, r in zip(x, rank, strict=True):
-            r.set(self._missing(v, r.get(), nan, zero))
-        column = self._field(g, Group.COLUMN)
-        with c.loop(self._field(g, Group.COLUMNS)) as q:
+            r.set(_missing(c, n, self.real, v, r.get(), nan, zero))
+        column = field(Group.COLUMN)
+        with c.loop(field(Group.COLUMNS)) as q:
             less = c("trunc i64 {} to i32", c("mul i64 {}, {}", q, LIMIT))
             for u, r in enumerate(rank):
                 above = c("sub <{} x i32> {}, {}", n, r.get(), c.splat(n, "i32", less))
-                self._store(part, u, rows[u], c("add i64 {}, {}", column, q), self._clamped(above))
+                self._store(part, u, rows[u], c("add i64 {}, {}", column, q), _clamped(c, n, above))
 
     def _first_levels(self, own: str, x: list[str], rank: list, levels: str) -> None:
         """Every 2^(levels - 4)-th threshold is in a register."""
@@ -124,30 +134,8 @@ class _Ranks:
             for s in (8, 4, 2, 1):
                 at = c("add <16 x i32> {}, {}", r.get(), c.splat(16, "i32", s - 1))
                 t = c.call("<16 x float>", "llvm.x86.avx512.permvar.sf.512", ("<16 x float>", some), ("<16 x i32>", at))
-                self._step(v, t, c.splat(16, "i32", s), r)
+                _step(c, 16, self.real, v, t, c.splat(16, "i32", s), r)
             r.set(c("shl <16 x i32> {}, {}", r.get(), shift))
-
-    def _step(self, x: str, threshold: str, size: str, rank) -> None:  # noqa: ANN001
-        c, n = self.c, self.lanes
-        above = c("fcmp ugt <{} x {}> {}, {}", n, self.real, x, threshold)
-        more = c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> zeroinitializer", n, above, size)
-        rank.set(c("add <{} x i32> {}, {}", n, rank.get(), more))
-
-    def _missing(self, x: str, rank: str, nan: str, zero: str) -> str:
-        c, n = self.c, self.lanes
-        size = c.call(f"<{n} x {self.real}>", f"llvm.fabs.v{n}{'f64' if self.real == 'double' else 'f32'}", (f"<{n} x {self.real}>", x))
-        small = c("fcmp ole <{} x {}> {}, {}", n, self.real, size, c.splat(n, self.real, _hex(ZERO)))
-        both = c("and <{} x i1> {}, {}", n, small, c.splat(n, "i1", c("icmp sge i32 {}, 0", zero)))
-        rank = c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> {3}", n, both, c.splat(n, "i32", zero), rank)
-        is_nan = c("fcmp uno <{} x {}> {}, zeroinitializer", n, self.real, x)
-        return c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> {3}", n, is_nan, c.splat(n, "i32", nan), rank)
-
-    def _clamped(self, v: str) -> str:
-        c, n = self.c, self.lanes
-        kind = f"<{n} x i32>"
-        v = c.call(kind, f"llvm.smax.v{n}i32", (kind, v), (kind, "zeroinitializer"))
-        v = c.call(kind, f"llvm.smin.v{n}i32", (kind, v), (kind, c.splat(n, "i32", LIMIT)))
-        return c("trunc {} {} to <{} x i8>", kind, v, n)
 
     def _store(self, part: str, u: int, rows: str, column: str, ranks: str) -> None:
         """<lanes x i8> ranks of vector u of the part."""
@@ -184,6 +172,73 @@ class _Ranks:
             inside = c("trunc <{0} x i32> {1} to <{0} x i1>", n, bits)
             rank = c("select <{0} x i1> {1}, <{0} x i8> zeroinitializer, <{0} x i8> {2}", n, inside, c.splat(n, "i8", 1))
             self._store(part, u, rows[u], column, rank)
+
+
+class _OneRow:
+    """n groups of one row at a time: their fields, values, thresholds are gathered."""
+
+    def __init__(self, c: Code, real: str, count: int) -> None:
+        self.c, self.real, self.n, self.count = c, real, TOGETHER, count
+
+    def groups(self, first: str) -> None:
+        c, n, kind = self.c, self.n, f"<{self.n} x i32>"
+
+        def field(k: Group) -> str:
+            return c.load(kind, c.at("i32", c.at("i32", "%groups", int(k) * self.count), first), 4)
+        x, own, levels = c.gather(n, self.real, "%x", field(Group.FEATURE)), field(Group.FIRST), field(Group.LEVELS)
+        ones = c.splat(n, "i32", 1)
+        step = c.variable(kind, c("lshr {} {}, {}", kind, c("shl {} {}, {}", kind, ones, levels), ones))
+        rank = c.variable(kind, "zeroinitializer")
+        deepest = c("zext i32 {} to i64", c.call("i32", f"llvm.vector.reduce.smax.v{n}i32", (kind, levels)))
+        with c.loop(deepest):
+            size = step.get()
+            less = c.call(kind, f"llvm.smax.v{n}i32", (kind, c("sub {} {}, {}", kind, size, ones)), (kind, "zeroinitializer"))
+            at = c("add {} {}, {}", kind, c("add {} {}, {}", kind, own, rank.get()), less)
+            _step(c, n, self.real, x, c.gather(n, self.real, "%thresholds", at), size, rank)
+            step.set(c("lshr {} {}, {}", kind, size, ones))
+        ranks = _missing(c, n, self.real, x, rank.get(), field(Group.NAN), field(Group.ZERO))
+        self._store(ranks, field(Group.COLUMN), field(Group.COLUMNS))
+
+    def _store(self, ranks: str, column: str, columns: str) -> None:
+        """At once where the groups have a column each, one after the other."""
+        c, n, kind = self.c, self.n, f"<{self.n} x i32>"
+        low, high = (c("extractelement {} {}, i64 {}", kind, column, k) for k in (0, n - 1))
+        dense = c("icmp eq i32 {}, {}", c("sub i32 {}, {}", high, low), n - 1)
+        narrow = c("icmp eq i32 {}, 1", c.call("i32", f"llvm.vector.reduce.smax.v{n}i32", (kind, columns)))
+        simple = c("and i1 {}, {}", dense, narrow)
+        with c.when(simple):
+            c.store(f"<{n} x i8>", _clamped(c, n, ranks), c.at("i8", "%ranks", c("zext i32 {} to i64", low)), 1)
+        with c.when(c("xor i1 {}, true", simple)):
+            slots = [c.variable(kind, v).slot for v in (ranks, column, columns)]
+            with c.loop(n) as k:
+                rank, first, count = (c.load("i32", c.at("i32", s, k)) for s in slots)
+                with c.loop(c("zext i32 {} to i64", count)) as q:
+                    above = c("sub i32 {}, {}", rank, c("trunc i64 {} to i32", c("mul i64 {}, {}", q, LIMIT)))
+                    one = _clamped(c, 1, c.splat(1, "i32", above))
+                    c.store("<1 x i8>", one, c.at("i8", "%ranks", c("add i64 {}, {}", c("zext i32 {} to i64", first), q)))
+
+
+def _step(c: Code, n: int, real: str, x: str, threshold: str, size: str, rank: Variable) -> None:
+    above = c("fcmp ugt <{} x {}> {}, {}", n, real, x, threshold)
+    more = c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> zeroinitializer", n, above, size)
+    rank.set(c("add <{} x i32> {}, {}", n, rank.get(), more))
+
+
+def _missing(c: Code, n: int, real: str, x: str, rank: str, nan: str, zero: str) -> str:
+    """The rank with those of missing values put in; nan, zero: <n x i32>."""
+    size = c.call(f"<{n} x {real}>", f"llvm.fabs.v{n}{'f64' if real == 'double' else 'f32'}", (f"<{n} x {real}>", x))
+    small = c("fcmp ole <{} x {}> {}, {}", n, real, size, c.splat(n, real, _hex(ZERO)))
+    both = c("and <{} x i1> {}, {}", n, small, c("icmp sge <{} x i32> {}, zeroinitializer", n, zero))
+    rank = c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> {3}", n, both, zero, rank)
+    is_nan = c("fcmp uno <{} x {}> {}, zeroinitializer", n, real, x)
+    return c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> {3}", n, is_nan, nan, rank)
+
+
+def _clamped(c: Code, n: int, v: str) -> str:
+    kind = f"<{n} x i32>"
+    v = c.call(kind, f"llvm.smax.v{n}i32", (kind, v), (kind, "zeroinitializer"))
+    v = c.call(kind, f"llvm.smin.v{n}i32", (kind, v), (kind, c.splat(n, "i32", LIMIT)))
+    return c("trunc {} {} to <{} x i8>", kind, v, n)
 
 
 def _hex(x: float) -> str:

@@ -39,8 +39,8 @@ def emit_row(symbol: str, attrs: RowAttrs, ins: tuple[TensorType, ...], target: 
         less = c("icmp ult {} {}, {}", _BYTES, own_ranks, bound)
         step = c("select <64 x i1> {0}, {1} {2}, {1} {3}", less, _BYTES, left, right)
         for _ in range(attrs.rounds if permutes else 0):
-            leaf = c("icmp slt {} {}, zeroinitializer", _BYTES, step)
-            step = c("select <64 x i1> {0}, {1} {2}, {1} {3}", leaf, _BYTES, step, _permuted(c, step, step))
+            inner = c("icmp slt {} {}, zeroinitializer", _BYTES, step)
+            step = c("select <64 x i1> {0}, {1} {2}, {1} {3}", inner, _BYTES, _permuted(c, step, step), step)
         end = c("extractelement {} {}, i64 0", _BYTES, step) if permutes else _followed(c, step, slot)
         last = c("and i8 {}, 63", end)
         at = c("add i64 {}, {}", c("mul i64 {}, 64", t), c("zext i8 {} to i64", last))
@@ -77,8 +77,8 @@ def _followed(c: Code, step: str, slot: str) -> str:
     """The leaf at the end of the steps."""
     c.store(_BYTES, step, slot)
     at = c.variable("i8", c.load("i8", slot))
-    with c.loop_while(lambda: c("icmp sge i8 {}, 0", at.get())):
-        at.set(c.element("i8", slot, c("zext i8 {} to i64", at.get())))
+    with c.loop_while(lambda: c("icmp slt i8 {}, 0", at.get())):
+        at.set(c.element("i8", slot, c("zext i8 {} to i64", c("and i8 {}, 63", at.get()))))
     return at.get()
 
 

@@ -67,7 +67,8 @@ def _slices_win(f: Forest, ranks: tables.Ranks, rows: int, width: int, target: T
 
 
 def _ranks(r: Rewriter, x: Value, t: tables.Ranks, slices: bool) -> Value:
-    return r.b.op("tree_ranks", x, *_constants(r, t.groups, t.thresholds, t.sets, t.words), columns=t.columns, slices=slices)
+    tables_ = _constants(r, t.groups, t.thresholds, t.sets, t.words)
+    return r.b.op("tree_ranks", x, *tables_, columns=t.columns, groups=t.count, slices=slices)
 
 
 def _constants(r: Rewriter, *arrays: np.ndarray) -> list[Value]:

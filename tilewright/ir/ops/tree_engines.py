@@ -25,7 +25,7 @@ def cycles(op: str, attrs: Attrs, ins: Sequence[TensorType]) -> float:
     """About what a kernel takes on one core with vectors of 64 bytes; twice as much with 32."""
     rows = ins[0].shape[0] if op in ("tree_ranks", "tree_walk") else 1
     if op == "tree_ranks":
-        return rows * (4 * ins[1].shape[0] + 2 * ins[3].shape[0]) + 40 * ins[1].shape[0]
+        return rows * (4 * ins[1].shape[1] + 2 * ins[3].shape[0]) + 12 * ins[1].shape[1]
     trees = ins[2 if op == "tree_row" else 3].shape[0]
     if op == "tree_walk":
         return rows * trees * float(walk_cycles(np.log2(max(2.0, ins[1].shape[0] / max(1, trees)))))
@@ -48,6 +48,7 @@ def slice_cycles(conditions: int, nodes: int, trees: int, planes: int, width: in
 @dataclass(frozen=True, slots=True)
 class RanksAttrs(Attrs):
     columns: int = 1
+    groups: int = 0       # without those that repeat the last one, to fill vectors
     slices: bool = False  # blocks of rows, column by column, for tree_slices; else row by row
 
 
@@ -61,7 +62,7 @@ class TreeRanks(Op):
     def infer(self, attrs: RanksAttrs, *ins: TensorType | None) -> tuple[TensorType, ...]:
         x, groups, thresholds, sets, words = (t or TensorType(F32, ()) for t in ins)
         if x.rank != 2 or x.dtype not in (F32, F64) or thresholds.dtype != x.dtype or thresholds.rank != 1 or groups.dtype != I32 \
-                or groups.shape[1:] != (len(Group),) or sets.dtype != I32 or sets.shape[1:] != (4,) or words.dtype != U32:
+                or groups.shape[:1] != (len(Group),) or sets.dtype != I32 or sets.shape[1:] != (4,) or words.dtype != U32:
             raise self.fail(f"{ins} are no tables for {attrs}")
         rows = x.shape[0]
         return (TensorType(U8, (-(-rows // BLOCK), attrs.columns, BLOCK) if attrs.slices else (rows, attrs.columns)),)
@@ -69,7 +70,7 @@ class TreeRanks(Op):
     def reference(self, attrs: RanksAttrs, *ins: np.ndarray | None) -> tuple[np.ndarray, ...]:
         x, groups, thresholds, sets, words = (a for a in ins if a is not None)
         out = np.zeros((len(x), attrs.columns), np.uint8)
-        for g in groups:
+        for g in groups.T:
             out[:, g[Group.COLUMN]:g[Group.COLUMN] + g[Group.COLUMNS]] = _ranks(x[:, g[Group.FEATURE]], g, thresholds)
         for feature, first, count, column in sets:
             code = category(x[:, feature])
@@ -88,9 +89,9 @@ class TreeRanks(Op):
             f = random_forest(rng, dtype, trees=40, leaves=60, features=4 if seed % 3 else 3)
             r = make_ranks(f)
             x = random_rows(rng, 9 if not slices else BLOCK + 70, 4, dtype)
-            yield Sample((x, r.groups, r.thresholds, r.sets, r.words), RanksAttrs(r.columns, slices))
+            yield Sample((x, r.groups, r.thresholds, r.sets, r.words), RanksAttrs(r.columns, r.count, slices))
             if not slices:
-                yield Sample((x[:1], r.groups, r.thresholds, r.sets, r.words), RanksAttrs(r.columns, slices))
+                yield Sample((x[:1], r.groups, r.thresholds, r.sets, r.words), RanksAttrs(r.columns, r.count, slices))
 
 
 def _ranks(x: np.ndarray, g: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -145,7 +146,7 @@ class TreeWalk(Engine):
         for seed, rows in enumerate((1, 9, 1, 300, 21)):
             x, f, r = _sample(seed, rows)
             w = make_walks(f, r)
-            ranks = TreeRanks().reference(RanksAttrs(r.columns), x, r.groups, r.thresholds, r.sets, r.words)
+            ranks = TreeRanks().reference(RanksAttrs(r.columns, r.count), x, r.groups, r.thresholds, r.sets, r.words)
             yield Sample((*ranks, w.nodes, w.leaf, w.trees, f.values, f.base))
 
 
@@ -200,7 +201,7 @@ class TreeSlices(Engine):
         for seed, (rows, leaves) in enumerate(((70, 12), (BLOCK + 1, 2), (3 * BLOCK, 60), (5, 300), (600, 100), (520, 30))):
             x, f, r = _sample(seed, rows, leaves)
             s = make_slices(f, r, 200)
-            ranks = TreeRanks().reference(RanksAttrs(r.columns, True), x, r.groups, r.thresholds, r.sets, r.words)
+            ranks = TreeRanks().reference(RanksAttrs(r.columns, r.count, True), x, r.groups, r.thresholds, r.sets, r.words)
             values = f.values[s.leaves].reshape(len(s.trees), 1 << s.planes, -1).transpose(0, 2, 1)
             attrs = SlicesAttrs(rows, s.planes, s.most)
             yield Sample((*ranks, s.chunks, s.conditions, s.trees, s.nodes, np.ascontiguousarray(values), f.base), attrs)
@@ -231,7 +232,7 @@ class TreeRow(Engine):
         for t, (column, bound, left, right) in enumerate(nodes):
             step = np.where(r[0, column] < bound, left, right)
             for _ in range(attrs.rounds):
-                step = np.where(step & 128, step, step[step & 63])
+                step = np.where(step & 128, step[step & 63], step)
             out[columns[t]:columns[t] + values.shape[1]] += values[64 * t + int(step[0] & 63)]
         return (out[None],)
 
@@ -240,5 +241,5 @@ class TreeRow(Engine):
             x, f, r = _sample(seed, 1, leaves)
             rows = make_rows(f, r)
             assert rows is not None
-            ranks = TreeRanks().reference(RanksAttrs(r.columns), x, r.groups, r.thresholds, r.sets, r.words)
+            ranks = TreeRanks().reference(RanksAttrs(r.columns, r.count), x, r.groups, r.thresholds, r.sets, r.words)
             yield Sample((*ranks, rows.nodes, rows.columns, f.values[rows.leaves], f.base), RowAttrs(rows.rounds))

@@ -125,7 +125,7 @@ def _table(p: Parsed, name: str, method: str, iterations: tuple[int, int] | None
         if method == "apply":
             return (emit(b, x, leaves),)
         y = emit(b, x, f)
-        if average > 1:
+        if average > 1 and method != "raw_score":
             y = b.op("div", y, scalar(b, y, average))
         if method != "raw_score":
             y = _transform(b, y, objective, name)

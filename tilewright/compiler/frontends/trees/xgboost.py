@@ -166,12 +166,12 @@ def _sets(t: Json, nodes: int, kind: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _margin(text: str, objective: str, columns: int) -> np.ndarray:
-    """f32[columns]: base_score before the objective's transform."""
+    """f32[columns]: base_score before the objective's transform; logarithms are rounded once, as a C library does."""
     base = np.array(json.loads(text) if text.startswith("[") else [float(text)], np.float32)
-    if objective in _LOGISTIC or objective == "binary:logitraw":
-        base = -np.log(np.float32(1) / base - np.float32(1))
+    if objective in _LOGISTIC:
+        base = -np.log((np.float32(1) / base - np.float32(1)).astype(np.float64))
     elif objective in _EXP:
-        base = np.log(base)
+        base = np.log(base.astype(np.float64))
     return np.ascontiguousarray(np.broadcast_to(base.astype(np.float32), (columns,)))
 
 
