@@ -71,6 +71,13 @@ def release(a: np.ndarray) -> None:
         found.madvise(mmap.MADV_DONTNEED, start, first + a.nbytes - start)
 
 
+def release_file(f: MappedFile) -> None:
+    """Gives back the memory that holds the file; what is used again is read again."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        with contextlib.suppress(OSError):
+            f.madvise(mmap.MADV_DONTNEED)
+
+
 def check(arrays: Iterable[np.ndarray | MappedFile]) -> None:
     """Raises InputError where a file behind one of the arrays has changed since it was mapped."""
     files = {id(f): f for a in arrays if (f := a if isinstance(a, MappedFile) else file_of(a)) is not None}

@@ -1,12 +1,12 @@
 """How a plan's weights follow from the model's: a graph, evaluated with NumPy when code is loaded or weights change.
 
-Weights are large, so each of the plan's is written once, straight into the memory it stays in: reshapes and transposes
-on the way are views, and the padding of a packed layout is left out of the copy (pages of fresh memory are zero).
+Weights are large, so each of the plan's is written once, straight into the memory it stays in (`weights.py`): reshapes and
+transposes on the way are views, and the padding of a packed layout is left out of the copy (pages of fresh memory are zero).
 """
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +15,11 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.op import OPS
 from ..ir.ops.shape import TransposeAttrs
 from ..ir.ops.slices import PadAttrs
-from ..ir.types import TensorType
-from .mapped import check, release
-from .memory import aligned
+from ..ir.types import TensorType, dtype_of
+from .mapped import MappedFile, check, file_of, release, release_file
+from .weights import Placement
+
+_RELEASE = 4 << 20  # bytes read from files after which all of their pages are given back
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,8 +46,8 @@ class Preparation:
         return Preparation(self.graph, {**self.arrays, **own}, self.names, self.literals)
 
     def evaluate(self) -> tuple[Preparation, list[np.ndarray]]:
-        """The plan's weights, in order, each 64-byte aligned, and this preparation with those of the model's weights that
-        are the plan's as well replaced by them: they are kept once."""
+        """The plan's weights, in order, each 64-byte aligned and read-only, and this preparation with those of the model's
+        weights that are the plan's as well replaced by them: they are kept once."""
         for v in self.graph.inputs:
             a = self.arrays[v.name]
             assert (a.shape, a.dtype) == (v.type.shape, v.type.dtype.numpy), f"weight {v} is {a.dtype}{a.shape}"
@@ -64,27 +66,31 @@ def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.n
     packings, inside = _packings(graph)
     last |= {p.source: k for k, n in enumerate(graph.nodes) if (p := packings.get(n.outputs[0].name)) and last[p.source] < k}
     out: dict[str, np.ndarray] = {}
+    place, files = Placement(types.values()), _Files(env.values())
     for k, n in enumerate(graph.nodes):
         name = n.outputs[0].name
         if name in packings:
-            out[name] = env[name] = aligned_zeros(types[name])
-            lay_out(env[packings[name].source], packings[name].digits, out[name].transpose(np.argsort(packings[name].perm)))
+            a = place.zeros(types[name])
+            lay_out(env[packings[name].source], packings[name].digits, a.transpose(np.argsort(packings[name].perm)))
+            out[name] = env[name] = place.settled(a)
+            del a
         elif name not in inside:
             for v, a in zip(n.outputs, _run(n, env), strict=True):
                 assert (a.shape, a.dtype) == (v.type.shape, v.type.dtype.numpy), f"{n.op}: reference gives {a.dtype}{a.shape}, not {v.type}"
                 env[v.name] = a
                 if v.name in types:
-                    env[v.name] = out[v.name] = _placed(a, v.type)
+                    env[v.name] = out[v.name] = _placed(a, place)
         for v in (packings[name].source,) if name in packings else (v.name for v in (*n.operands, *n.outputs)):
             if last[v] == k and (v in out or v not in types):  # a weight may be a result as it is
                 a = env.pop(v, None)
                 if a is not None:
-                    release(a)
-    for k, t in types.items():
+                    files.release(a)
+    for k in types:
         if k not in out:
-            out[k] = _placed(env[k], t)
-            release(env[k])
-    return {k: out[k] for k in types}
+            out[k] = _placed(env[k], place)
+            files.release(env[k])
+    files.release_all()
+    return place.finished({k: out[k] for k in types})
 
 
 def _run(n: Node, env: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -96,14 +102,34 @@ def _run(n: Node, env: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         return [np.asarray(r) for r in OPS[n.op].reference(n.attrs, *ins)]
 
 
-def aligned_zeros(t: TensorType) -> np.ndarray:
-    return aligned(t.bytes).view(t.dtype.numpy).reshape(t.shape) if t.size else np.empty(t.shape, t.dtype.numpy)
-
-
-def _placed(a: np.ndarray, t: TensorType) -> np.ndarray:
-    out = aligned_zeros(t)
+def _placed(a: np.ndarray, place: Placement) -> np.ndarray:
+    out = place.zeros(TensorType(dtype_of(a.dtype), a.shape))
     out[...] = a
-    return out
+    return place.settled(out)
+
+
+class _Files:
+    """The files that weights are read from. Reading one weight brings pages of its neighbours into memory: those of weights that
+    were read before have to go again."""
+
+    def __init__(self, arrays: Iterable[np.ndarray]) -> None:
+        self._files: dict[int, MappedFile] = {id(f): f for a in arrays if (f := file_of(a)) is not None}
+        self._read = 0
+        self.release_all()
+
+    def release(self, a: np.ndarray) -> None:
+        """The array was read for the last time."""
+        if file_of(a) is None:
+            return
+        release(a)
+        self._read += a.nbytes
+        if self._read >= _RELEASE:
+            self.release_all()
+
+    def release_all(self) -> None:
+        self._read = 0
+        for f in self._files.values():
+            release_file(f)
 
 
 # -- packed layouts ----------------------------------------------------------------------------------------------------
