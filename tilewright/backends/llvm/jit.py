@@ -75,8 +75,8 @@ def object_key(job: Job, target: Target) -> str:
 
 
 def build(jobs: Sequence[Job], target: Target, cache: ObjectCache, workers: int | None = None) -> list[bytes]:
-    """The jobs' objects, in order: from the cache, the others compiled by this process and up to `workers` - 1 more
-    (default: one for each usable core)."""
+    """The jobs' objects, in order: from the cache, the others compiled by up to `workers` processes (default: one for each
+    usable core), or by this one where there is little to do."""
     keys = [object_key(j, target) for j in jobs]
     done = {k: o for k in dict.fromkeys(keys) if (o := cache.get(k)) is not None}
     missing = {k: j for k, j in zip(keys, jobs, strict=True) if k not in done}
@@ -94,7 +94,8 @@ _END = (1, "")  # comes last, once for each worker
 
 
 def _compile_all(jobs: dict[str, Job], target: Target, workers: int) -> dict[str, bytes]:
-    """Workers compile while this thread still makes texts; then it compiles as well."""
+    """Where there is much to compile, workers do it, from when this thread still makes texts: LLVM takes some 60 MB, which this
+    process would keep. It compiles what is little, and what workers did not do."""
     todo: _Queue = queue.PriorityQueue()
     texts: dict[str, str] = {}
     done: dict[str, bytes] = {}
@@ -102,26 +103,28 @@ def _compile_all(jobs: dict[str, Job], target: Target, workers: int) -> dict[str
     try:
         size = 0
         for k, j in jobs.items():
-            texts[k] = j.text()
-            todo.put((-len(texts[k]), k))
-            size += len(texts[k])
+            texts[k] = text = j.text()
+            todo.put((-len(text), k))
+            size += len(text)
             if size >= _PARALLEL_CHARS and not threads:
-                found = _start_workers(min(workers, len(jobs)) - 1)
+                found = _start_workers(min(workers, len(jobs)))
                 threads = [threading.Thread(target=_serve, args=(p, todo, texts, target, done)) for p in found]
                 for t in threads:
                     t.start()
-        while k := _take(todo):
-            done[k] = compile_ir(texts[k], target)
-    finally:
-        while _take(todo):  # after an error nobody needs the rest
+        while not threads and (k := _take(todo)):
+            done[k] = compile_ir(texts.pop(k), target)
+    except BaseException:
+        while _take(todo):  # nobody needs the rest
             pass
+        raise
+    finally:
         for _ in threads:
             todo.put(_END)
         for t in threads:
             t.join()
-    for k in jobs:  # what a worker took with it
+    for k, j in jobs.items():  # what a worker did not answer, or no worker was left for
         if k not in done:
-            done[k] = compile_ir(texts[k], target)
+            done[k] = compile_ir(j.text(), target)
     return done
 
 
@@ -155,11 +158,11 @@ def _start_workers(count: int) -> list[subprocess.Popen[bytes]]:
 def _serve(worker: subprocess.Popen[bytes], todo: _Queue, texts: dict[str, str], target: Target,
            done: dict[str, bytes]) -> None:
     """Feeds one worker until there is no more to do or it dies. What it did not answer stays out of `done`."""
-    from .worker import read_text, write_text
+    from .worker import read_text, write_text  # which does not load LLVM
     requests, replies = cast(BinaryIO, worker.stdin), cast(BinaryIO, worker.stdout)
     try:
         while k := todo.get()[1]:
-            for text in (target.triple, target.cpu, target.features, texts[k]):
+            for text in (target.triple, target.cpu, target.features, texts.pop(k)):
                 write_text(requests, text.encode())
             requests.flush()
             status, data = replies.read(1), read_text(replies)

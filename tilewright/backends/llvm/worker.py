@@ -1,4 +1,5 @@
-"""LLVM IR text -> optimised object code. Also the program of the build's subprocesses, so it imports llvmlite alone:
+"""LLVM IR text -> optimised object code. Also the program of the build's subprocesses, so it imports llvmlite alone, and that
+only when there is something to compile: a process that just talks to workers does without LLVM.
 
     python -P worker.py [folder with llvmlite] < requests > replies
 
@@ -10,13 +11,13 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 if __name__ == "__main__":
     sys.path += sys.argv[1:]
 
-import llvmlite.binding as llvm
-from llvmlite.binding.newpassmanagers import NewPassManager
+if TYPE_CHECKING:
+    import llvmlite.binding as llvm
 
 
 class IRError(Exception):
@@ -25,6 +26,7 @@ class IRError(Exception):
 
 @cache
 def _initialise() -> None:
+    import llvmlite.binding as llvm
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     llvm.initialize_native_asmparser()
@@ -32,6 +34,7 @@ def _initialise() -> None:
 
 def target_machine(triple: str, cpu: str, features: str) -> llvm.TargetMachine:
     """A TargetMachine of its own for each module: sharing one between modules outlives its owner in llvmlite."""
+    import llvmlite.binding as llvm
     _initialise()
     return llvm.Target.from_triple(triple).create_target_machine(
         cpu=cpu, features=features, opt=2, reloc="pic", codemodel="default")
@@ -39,6 +42,8 @@ def target_machine(triple: str, cpu: str, features: str) -> llvm.TargetMachine:
 
 def optimised(ir: str, tm: llvm.TargetMachine, triple: str) -> llvm.ModuleRef:
     """The module after LLVM's O2 without its vectorisers and unrolling: the schedule has decided those already."""
+    import llvmlite.binding as llvm
+    from llvmlite.binding.newpassmanagers import NewPassManager
     try:
         module = llvm.parse_assembly(ir, context=llvm.create_context())
         module.triple, module.data_layout = triple, str(tm.target_data)
@@ -60,6 +65,7 @@ def optimised(ir: str, tm: llvm.TargetMachine, triple: str) -> llvm.ModuleRef:
 
 def link_modules(texts: list[str], triple: str) -> str:
     """One module of several; names that are local to one of them are made distinct. Raises IRError."""
+    import llvmlite.binding as llvm
     context = llvm.create_context()
     try:
         whole = llvm.parse_assembly("", context=context)
