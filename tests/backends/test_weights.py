@@ -114,8 +114,8 @@ def model(batch: int | str = 4, seed: int = 0) -> tuple[onnx.ModelProto, list[np
     ws = [np.random.default_rng(seed + k).standard_normal((WIDTH, WIDTH), np.float32) / 18 for k in range(2)]
     nodes = [helper.make_node("MatMul", ["x", "w0"], ["h"]), helper.make_node("Relu", ["h"], ["r"]),
              helper.make_node("MatMul", ["r", "w1"], ["y"])]
-    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, WIDTH])] for n in "xy"]
-    graph = helper.make_graph(nodes, "m", *ends, [numpy_helper.from_array(w.astype(np.float32), f"w{k}") for k, w in enumerate(ws)])
+    x, y = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, WIDTH])] for n in "xy")
+    graph = helper.make_graph(nodes, "m", x, y, [numpy_helper.from_array(w.astype(np.float32), f"w{k}") for k, w in enumerate(ws)])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), [w.astype(np.float32) for w in ws]
 
 
