@@ -63,6 +63,8 @@ def _write(z: zipfile.ZipFile, exe: Executable, source: tuple[bytes | MappedFile
             "kind": "code", "target": i.target.to_json(), "inputs": specs[0], "outputs": specs[1], "plan": i.plan.to_json(),
             "notes": list(i.notes), "names": dict(p.names), "literals": sorted(p.literals),
             "arrays": {k: type_json(TensorType(dtype_of(a.dtype), a.shape)) for k, a in arrays.items()}}
+        if (boundary := getattr(exe, "boundary", None)) is not None:
+            manifest["boundary"] = boundary.to_json()
         with z.open("code.o", "w", force_zip64=True) as f:
             f.writelines(relocatable(i.image, [ENTRY, *i.plan.symbols]))  # the kernels too: for export and explain
         z.writestr("prepare.txt", print_graph(p.graph))
@@ -82,6 +84,7 @@ def load(path: Path, recompile: Recompile | None = None) -> Executable:
     """`recompile` compiles saved models with symbolic shapes. Raises ModelError for files that are no saved models,
     TargetError where the code is for another kind of machine."""
     from .executable import Executable
+    from .tables import Boundary, TableExecutable
     try:
         data = path.read_bytes()
     except OSError as e:
@@ -99,9 +102,10 @@ def load(path: Path, recompile: Recompile | None = None) -> Executable:
                 return recompile(z.read("model.bin"), _field(manifest, "options", dict))
             instance, name = _instance(z, manifest), _field(manifest, "name", str)
             inputs, outputs = _specs(manifest, "inputs"), _specs(manifest, "outputs")
+            boundary = Boundary.from_json(_field(manifest, "boundary", dict)) if "boundary" in manifest else None
     except (ModelError, TargetError, InputError):
         raise
-    except (TilewrightError, ElfError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, KeyError, ValueError, RecursionError,
+    except (TilewrightError, ElfError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, KeyError, ValueError, TypeError, RecursionError,
             NotImplementedError, RuntimeError) as e:
         raise ModelError(f"{path} is no saved model, or damaged: {e}") from None
     first = 1 if instance.plan.by_rows else 0  # of the dimensions that are the same in every call
@@ -109,6 +113,8 @@ def load(path: Path, recompile: Recompile | None = None) -> Executable:
     if types != [(t.shape[first:], t.dtype.numpy) for _, t in (*instance.plan.inputs, *instance.plan.outputs)] or any(
             isinstance(d, str) for shape, _ in types for d in shape):
         raise ModelError(f"{path} is damaged: its plan does not fit its inputs and outputs")
+    if boundary is not None:
+        return TableExecutable(boundary, inputs, outputs, instance, instance.target, name)
     return Executable(inputs, outputs, instance, instance.target, name)
 
 

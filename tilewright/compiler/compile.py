@@ -22,6 +22,7 @@ import numpy as np
 from ..backends.arguments import tensor
 from ..backends.executable import Executable
 from ..backends.instance import Instance
+from ..backends.tables import TableExecutable
 from ..backends.mapped import MappedFile, map_file
 from ..backends.target import Target
 from ..errors import InputError, TilewrightError
@@ -109,7 +110,10 @@ def _executable_of_graph(graph: Graph, options: Options) -> Executable:
 def _executable_by_rows(source: RowSource, options: Options) -> Executable:
     block, one = source.graph(BLOCK), source.graph(1)
     instance = build_by_rows(block.graph, one.graph, options, block.weights)
-    return Executable(source.inputs, source.outputs, instance, options.target, source.name, _weight_types(block.graph, block.weights))
+    weights = _weight_types(block.graph, block.weights)
+    if source.boundary is not None:
+        return TableExecutable(source.boundary, source.inputs, source.outputs, instance, options.target, source.name, weights)
+    return Executable(source.inputs, source.outputs, instance, options.target, source.name, weights)
 
 
 def _weight_types(graph: Graph, names: Mapping[str, str]) -> dict[str, TensorType]:

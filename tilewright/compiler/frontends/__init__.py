@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
     from .onnx.check import Finding
+    from .sklearn.inspect import Finding as SklearnFinding
 
 __all__ = ["NeedsValue", "Segment", "Source", "check", "load"]
 
@@ -30,11 +31,15 @@ def load(model: object, inputs: Sequence[object] | None = None, method: str = ""
 
     Raises ModelError (damaged, unsafe, or not a model), UnsupportedError (valid, but not compiled).
     """
+    sample = inputs[0] if inputs else None
+    if _is_estimator(model, sample, iterations):
+        from .sklearn import load_sklearn
+        return load_sklearn(model, sample, method)
     if is_tree_model(model):
         from .trees import load_trees
         t = load_trees(model, method, iterations)
-        sample = inputs[0] if inputs else np.zeros(0, t.dtype)
-        return RowSource(t.name, (table_spec(sample, t.features),), t.outputs, lambda b, xs: t.build(b, xs[0]))
+        like = np.zeros(0, t.dtype) if sample is None else sample
+        return RowSource(t.name, (table_spec(like, t.features),), t.outputs, lambda b, xs: t.build(b, xs[0]))
     if method or iterations is not None:
         raise InputError(f"method= and iterations= are for models on tables, not for a {type(model).__name__}")
     if _is_module(model):
@@ -49,10 +54,15 @@ def load(model: object, inputs: Sequence[object] | None = None, method: str = ""
                      "ModelProto of an ONNX model, a torch.nn.Module, or trees of LightGBM, XGBoost or scikit-learn")
 
 
-def check(model: object) -> list[Finding]:
-    """Everything in an ONNX model (path, bytes, ModelProto) that Tilewright cannot compile; [] if there is nothing."""
+def check(model: object) -> Sequence[Finding | SklearnFinding]:
+    """Everything in an ONNX model (path, bytes, ModelProto) or a fitted estimator of scikit-learn that Tilewright cannot compile;
+    [] if there is nothing."""
+    if _is_estimator(model, None, None):
+        from .sklearn import check_sklearn
+        return check_sklearn(model)
     if not _is_onnx(model):
-        raise ModelError(f"cannot check an object of type {type(model).__qualname__}; expected a path, bytes or ModelProto of ONNX")
+        raise ModelError(f"cannot check an object of type {type(model).__qualname__}; expected a path, bytes or ModelProto of "
+                         "ONNX, or an estimator of scikit-learn")
     from .onnx.check import check as check_onnx
     return check_onnx(model)
 
@@ -65,3 +75,11 @@ def _is_onnx(model: object) -> TypeIs[str | os.PathLike[str] | bytes | ModelProt
 def _is_module(model: object) -> TypeIs[Module]:
     torch = sys.modules.get("torch")
     return torch is not None and hasattr(torch, "nn") and isinstance(model, torch.nn.Module)
+
+
+def _is_estimator(model: object, sample: object, iterations: tuple[int, int] | None) -> bool:
+    """What the frontend of scikit-learn takes: its estimators, and models of trees where frames or names of classes need it."""
+    if isinstance(model, (str, os.PathLike, bytes)) or iterations is not None or "sklearn" not in sys.modules:
+        return False
+    from .sklearn import is_estimator, needs_boundary
+    return needs_boundary(model, sample) if is_tree_model(model) else is_estimator(model)

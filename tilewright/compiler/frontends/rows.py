@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...backends.tables import Boundary
 from ...ir.builder import GraphBuilder
 from ...ir.graph import Value
 from ...ir.types import TensorSpec, TensorType, dtype_of
@@ -23,13 +24,14 @@ Build = Callable[[GraphBuilder, Sequence[Value]], Sequence[Value]]
 @dataclass(frozen=True, eq=False)
 class RowSource:
     """A `Source`. `build(b, inputs)` makes the outputs for inputs whose first dimension is a number of rows. What it adds
-    with `b.weight(name, array)` can be updated under this name."""
+    with `b.weight(name, array)` can be updated under this name. boundary: what makes the input of a call's data frame."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
     output_names: tuple[str, ...]
     build: Build
     static_inputs: frozenset[str] = frozenset()
+    boundary: Boundary | None = None
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:

@@ -1,0 +1,156 @@
+"""Models that compare rows with stored ones: k-means, nearest neighbours by brute force, naive Bayes."""
+from __future__ import annotations
+
+import numpy as np
+
+from ....ir.graph import Value
+from ....ir.types import F64, I32, I64
+from .columns import Columns, convert, dense, flat, num
+from .estimator import Estimator, best, classes_named, converts, predicts
+
+
+def squared_distances(x: Columns, points: np.ndarray) -> Value:
+    """[rows, points] in f64. Around the points' centre, so that little cancels; never below 0."""
+    b, points = x.b, points.astype(np.float64)
+    center = points.mean(0)
+    v, p = b.op("sub", convert(b, x.value(), F64), x.s.const(center, "center")), points - center
+    own = b.op("reduce", v, kind="sum_square", axes=(1,), keepdims=1)
+    d = b.op("add", dense(x.s, v).linear(-2 * p.T, (p * p).sum(1), "points"), own)
+    return b.op("max", d, num(b, d, 0))
+
+
+# -- k-means -----------------------------------------------------------------------------------------------------------
+@converts("KMeans", "MiniBatchKMeans")
+def _to_centers(e: Estimator, x: Columns) -> Columns:
+    d = x.b.op("sqrt", squared_distances(x, e.array("cluster_centers_")))
+    return x.dense(convert(x.b, d, x.dtype))
+
+
+@predicts("KMeans", "MiniBatchKMeans")
+def _nearest_center(e: Estimator, x: Columns, method: str) -> Value:
+    d = squared_distances(x, e.array("cluster_centers_"))
+    return x.b.op("cast", x.b.op("arg_reduce", d, kind="min", axis=1, keepdims=0), dtype=I32)
+
+
+
+
+@predicts("NearestCentroid")
+def _centroid(e: Estimator, x: Columns, method: str) -> Value:
+    if e.text("metric") != "euclidean" or e.has("deviations_") and e.has("shrink_threshold"):
+        raise e.refuse(f"metric={e.text('metric')!r} or shrink_threshold", "compiled is the Euclidean distance to plain centroids")
+    d = squared_distances(x, e.array("centroids_"))
+    return classes_named(e, x, x.b.op("arg_reduce", d, kind="min", axis=1, keepdims=0))
+
+
+# -- nearest neighbours ------------------------------------------------------------------------------------------------
+def _neighbors(e: Estimator, x: Columns) -> tuple[Value, Value | None]:
+    """Positions [rows, k] in the training set, nearest first, and their weights. Of equal distances the first come first, where
+    the library's trees may choose others."""
+    metric = e.text("effective_metric_")
+    if metric not in ("euclidean", "l2", "minkowski", "manhattan", "l1", "cityblock", "chebyshev") or (
+            metric == "minkowski" and e.number("p") != 2):
+        raise e.refuse(f"metric={metric!r}", "compiled are Euclidean, Manhattan and Chebyshev distances")
+    points = e.get("_fit_X")
+    if not isinstance(points, np.ndarray):
+        raise e.refuse("a model fitted on sparse data", "fit it on an array")
+    b = x.b
+    if metric in ("euclidean", "l2", "minkowski"):
+        d = b.op("sqrt", squared_distances(x, points))
+    else:
+        v = b.op("reshape", convert(b, x.value(), F64), shape=(x.s.rows, 1, x.width))
+        gap = b.op("abs", b.op("sub", v, x.s.const(points.astype(np.float64)[None], "points")))
+        d = b.op("reduce", gap, kind="max" if metric == "chebyshev" else "sum", axes=(2,), keepdims=0)
+    near, at = b.emit("topk", (d,), axis=1, k=int(e.number("n_neighbors")), largest=False)
+    how = e.get("weights")
+    if how in (None, "uniform"):
+        return at, None
+    if how != "distance":
+        raise e.refuse(f"weights={how!r}", "functions are not compiled")
+    zero = b.op("eq", near, num(b, near, 0))
+    some = b.op("gt", b.op("reduce", b.op("cast", zero, dtype=F64), kind="max", axes=(1,), keepdims=1), num(b, near, 0))
+    inverse = b.op("div", num(b, near, 1), b.op("where", zero, num(b, near, 1), near))
+    return at, b.op("where", some, b.op("cast", zero, dtype=F64), inverse)
+
+
+@predicts("KNeighborsRegressor")
+def _knn_regressor(e: Estimator, x: Columns, method: str) -> Value:
+    at, weights = _neighbors(e, x)
+    y, b = e.array("_y").astype(np.float64), x.b
+    single = y.ndim == 1
+    found = b.op("gather", x.s.const(y[:, None] if single else y, "y"), at, axis=0)  # [rows, k, targets]
+    if weights is None:
+        out = b.op("reduce", found, kind="mean", axes=(1,), keepdims=0)
+    else:
+        w = b.op("reshape", weights, shape=(*weights.type.shape, 1))
+        out = b.op("div", b.op("reduce", b.op("mul", found, w), kind="sum", axes=(1,), keepdims=0),
+                   b.op("reduce", w, kind="sum", axes=(1,), keepdims=0))
+    return flat(b, out) if single else out
+
+
+@predicts("KNeighborsClassifier", methods=("predict", "predict_proba"))
+def _knn_classifier(e: Estimator, x: Columns, method: str) -> Value:
+    if e.flag("outputs_2d_"):
+        raise e.refuse("several outputs", "one target is compiled")
+    at, weights = _neighbors(e, x)
+    b, n = x.b, len(e.classes)
+    labels = e.array("_y").astype(np.int64)
+    found = b.op("gather", x.s.const(np.eye(n)[labels], "classes"), at, axis=0)  # [rows, k, classes]
+    if weights is not None:
+        found = b.op("mul", found, b.op("reshape", weights, shape=(*weights.type.shape, 1)))
+    votes = b.op("reduce", found, kind="sum", axes=(1,), keepdims=0)
+    if method == "predict":
+        return classes_named(e, x, best(x.s, votes))
+    total = b.op("reduce", votes, kind="sum", axes=(1,), keepdims=1)
+    return b.op("div", votes, b.op("where", b.op("eq", total, num(b, total, 0)), num(b, total, 1), total))
+
+
+# -- naive Bayes -------------------------------------------------------------------------------------------------------
+BAYES = ("predict", "predict_proba", "predict_log_proba", "predict_joint_log_proba")
+
+
+def _answered(e: Estimator, x: Columns, joint: Value, method: str) -> Value:
+    """From log P(x, class) [rows, classes]."""
+    if method == "predict":
+        return classes_named(e, x, best(x.s, joint))
+    if method == "predict_joint_log_proba":
+        return joint
+    return x.b.op("log_softmax" if method == "predict_log_proba" else "softmax", joint, axis=1)
+
+
+@predicts("GaussianNB", methods=BAYES)
+def _gaussian(e: Estimator, x: Columns, method: str) -> Value:
+    b, theta, var = x.b, e.array("theta_").astype(np.float64), e.array("var_").astype(np.float64)
+    v = b.op("reshape", convert(b, x.value(), F64), shape=(x.s.rows, 1, x.width))
+    gap = b.op("sub", v, x.s.const(theta[None], "theta"))
+    sums = b.op("reduce", b.op("div", b.op("mul", gap, gap), x.s.const(var[None], "var")), kind="sum", axes=(2,), keepdims=0)
+    base = np.log(e.array("class_prior_").astype(np.float64)) - 0.5 * np.log(2 * np.pi * var).sum(1)
+    return _answered(e, x, b.op("sub", x.s.const(base[None], "prior"), b.op("mul", sums, num(b, sums, 0.5))), method)
+
+
+@predicts("MultinomialNB", "BernoulliNB", "ComplementNB", methods=BAYES)
+def _discrete(e: Estimator, x: Columns, method: str) -> Value:
+    log = e.array("feature_log_prob_").astype(np.float64)
+    prior = e.array("class_log_prior_").astype(np.float64)
+    if e.name == "ComplementNB" and len(prior) > 1:
+        prior = np.zeros(len(log))
+    if e.name == "BernoulliNB":
+        if e.has("binarize"):
+            v = x.value()
+            x = x.dense(x.b.op("cast", x.b.op("gt", v, num(x.b, v, e.number("binarize"))), dtype=v.type.dtype))
+        negative = np.log(1 - np.exp(log))
+        prior, log = prior + negative.sum(1), log - negative
+    return _answered(e, x, x.linear(log.T, prior, "feature_log_prob"), method)
+
+
+@predicts("CategoricalNB", methods=BAYES)
+def _categorical(e: Estimator, x: Columns, method: str) -> Value:
+    total = x.s.const(e.array("class_log_prior_").astype(np.float64)[None], "prior")
+    b = x.b
+    for k, table in enumerate(e.list("feature_log_prob_")):
+        index = b.op("cast", flat(b, x.column(k).value()), dtype=I64)
+        n = np.asarray(table).shape[1]
+        index = b.op("max", b.op("min", index, num(b, index, n - 1)), num(b, index, 0))
+        total = b.op("add", total, b.op("gather", x.s.const(np.asarray(table, np.float64).T, "log_prob"), index, axis=0))
+    return _answered(e, x, total, method)
+
+

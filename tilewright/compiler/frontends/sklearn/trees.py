@@ -1,0 +1,57 @@
+"""Tree ensembles inside of pipelines, and on data frames: `frontends/trees` reads them."""
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from ....errors import UnsupportedError
+from ....ir.graph import Value
+from ....ir.types import I64
+from ..trees import is_tree_model, load_trees
+from .columns import Columns, convert
+from .estimator import name_classes
+
+
+def is_tree(model: object) -> bool:
+    return not isinstance(model, str) and is_tree_model(model)
+
+
+def predict_trees(model: object, x: Columns, method: str) -> Value:
+    """Classes that are no numbers are counted first and named after the call."""
+    name, classes = type(model).__name__, None
+    if method == "predict" and (named := class_names(model)) is not None:
+        classes, model = named, _with_numbers(model, len(named))
+    table = load_trees(model, method)
+    if table.features != x.width:
+        raise UnsupportedError(f"{name} was fitted on {table.features} columns and is given {x.width}")
+    v = x.value()
+    outputs = table.build(x.b, v)
+    if len(outputs) != 1:
+        raise UnsupportedError(f"{name}: method={method!r} has {len(outputs)} results, of which a pipeline has no place; compile the model alone")
+    return outputs[0] if classes is None else name_classes(x.s, convert(x.b, outputs[0], I64), classes)
+
+
+def class_names(model: object) -> np.ndarray | None:
+    """The classes of a classifier, where they are no numbers."""
+    if not hasattr(type(model), "predict_proba"):
+        return None
+    classes = getattr(model, "classes_", None)
+    if not isinstance(classes, np.ndarray) or classes.dtype.kind in "biuf":
+        return None
+    return classes
+
+
+def _with_numbers(model: object, n: int) -> object:
+    """The same model for classes 0, 1, …"""
+    out = copy.copy(model)
+    for attribute in ("classes_", "_classes"):
+        if attribute in vars(out):
+            setattr(out, attribute, np.arange(n))
+    if vars(out).get("_le") is not None:  # LightGBM's own encoder of labels
+        encoder = copy.copy(out._le)  # type: ignore[attr-defined]
+        encoder.classes_ = np.arange(n)
+        out._le = encoder  # type: ignore[attr-defined]
+    return out
+
+
