@@ -150,8 +150,8 @@ class Boundary:
         """Raises KeyError, ValueError and TypeError for what `to_json` did not make."""
         columns = cast("list[list[object]] | None", j["columns"])
         labels = cast("list[list[object]] | None", j["labels"])
-        made = None if columns is None else tuple(Column(str(n), int(cast(int, p)), _codes_from(str(n), cast("dict[str, object] | None", c)))
-                                                  for n, p, c in columns)
+        made = None if columns is None else tuple(
+            Column(str(n), int(cast(int, p)), _codes_from(str(n), cast("dict[str, object] | None", c))) for n, p, c in columns)
         names = None if labels is None else [_key_from(v) for v in labels]
         kind = object if names is None or not all(isinstance(v, str) for v in names) else None
         return Boundary(made, bool(j["named"]), int(cast(int, j["width"])), np.dtype(str(j["dtype"])),

@@ -22,8 +22,8 @@ import numpy as np
 from ..backends.arguments import tensor
 from ..backends.executable import Executable
 from ..backends.instance import Instance
-from ..backends.tables import TableExecutable
 from ..backends.mapped import MappedFile, map_file
+from ..backends.tables import TableExecutable
 from ..backends.target import Target
 from ..errors import InputError, TilewrightError
 from ..ir.graph import Graph

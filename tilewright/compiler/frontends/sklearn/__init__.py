@@ -130,8 +130,8 @@ def _width(model: object, sample: object) -> int:
     if n is None and sample is not None and len(np.shape(sample)) == 2:  # type: ignore[arg-type]
         n = np.shape(sample)[1]  # type: ignore[arg-type]
     if n is None:
-        raise ModelError(f"{type(model).__name__} does not say on how many columns it was fitted (is it fitted?); give inputs= a table like "
-                         "those of the calls")
+        raise ModelError(f"{type(model).__name__} does not say on how many columns it was fitted (is it fitted?); give inputs= a table "
+                         "like those of the calls")
     return int(n)
 
 

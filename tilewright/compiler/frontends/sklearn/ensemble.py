@@ -7,7 +7,7 @@ import numpy as np
 
 from ....errors import UnsupportedError
 from ....ir.graph import Value
-from ....ir.types import F64, I64
+from ....ir.types import F32, F64, I64, dtype_of
 from .columns import Columns, column, convert, dense, flat, joined, num
 from .estimator import Estimator, best, classes_named, converts, predict, predicts
 from .features import interpolate
@@ -25,10 +25,12 @@ def averaged(x: Columns, several: Sequence[Value], weights: np.ndarray | None) -
     """numpy.average of tables."""
     b = x.b
     w = np.ones(len(several)) if weights is None else weights
+    wide = F32 if weights is None and all(v.type.dtype == F32 for v in several) else F64
     total: Value | None = None
     for v, k in zip(several, w, strict=True):
-        term = v if weights is None else b.op("mul", convert(b, v, F64), b.constant(np.array(k)))
-        total = term if total is None else b.op("add", total, convert(b, term, total.type.dtype))
+        term = convert(b, v, wide)
+        term = term if weights is None else b.op("mul", term, b.constant(np.array(k)))
+        total = term if total is None else b.op("add", total, term)
     assert total is not None
     return b.op("div", total, num(b, total, float(w.sum())))
 
@@ -37,7 +39,8 @@ def _number_classes(e: Estimator, model: object) -> None:
     """Members are fitted on the classes' numbers."""
     kind = np.asarray(getattr(model, "classes_", [0])).dtype.kind
     if kind not in NUMBERS:
-        raise e.refuse(f"a {type(model).__name__} fitted before on classes of type {kind}", "members that were fitted on class names are not joined")
+        raise e.refuse(f"a {type(model).__name__} fitted before on classes of type {kind}",
+                       "members that were fitted on class names are not joined")
 
 
 # -- voting ------------------------------------------------------------------------------------------------------------
@@ -111,7 +114,8 @@ def _stacking_classifier(e: Estimator, x: Columns, method: str) -> Value:
 
 # -- bagging, and one model for each output ----------------------------------------------------------------------------
 def _members(e: Estimator, x: Columns) -> list[tuple[object, Columns]]:
-    return [(m, x.select([int(k) for k in np.asarray(f)])) for m, f in zip(e.list("estimators_"), e.list("estimators_features_"), strict=True)]
+    members = zip(e.list("estimators_"), e.list("estimators_features_"), strict=True)
+    return [(m, x.select([int(k) for k in np.asarray(f)])) for m, f in members]
 
 
 @predicts("BaggingRegressor")
@@ -124,7 +128,7 @@ def _bagging_classifier(e: Estimator, x: Columns, method: str) -> Value:
     members = _members(e, x)
     if any(not hasattr(m, "predict_proba") or len(Estimator(m).classes) != len(e.classes) for m, _ in members):
         raise e.refuse("members without probabilities of all classes", "their votes are not compiled")
-    p = averaged(x, [predict(m, c, "predict_proba") for m, c in members], None)
+    p = averaged(x, [convert(x.b, predict(m, c, "predict_proba"), F64) for m, c in members], None)
     return p if method == "predict_proba" else classes_named(e, x, best(x.s, p))
 
 
@@ -190,7 +194,7 @@ def _calibrated_one(e: Estimator, x: Columns) -> Value:
             parts.append(b.op("sigmoid", b.op("neg", b.op("add", b.op("mul", one, num(b, one, own.number("a_"))),
                                                          num(b, one, own.number("b_"))))))
         else:
-            parts.append(_isotonic_value(own, x, one))
+            parts.append(convert(b, _isotonic_value(own, x, one), F64))
     if n == 2:
         return two(x, parts[0])
     p = b.op("concat", *parts, axis=1)
@@ -215,7 +219,9 @@ def _isotonic_value(e: Estimator, x: Columns, v: Value) -> Value:
     xs, ys = e.array("X_thresholds_").astype(np.float64), e.array("y_thresholds_").astype(np.float64)
     if len(xs) == 1:
         return b.op("expand", num(b, v, float(ys[0])), shape=v.type.shape)
-    y = interpolate(x, v, xs[:, None], ys)
+    kind = dtype_of(e.array("X_thresholds_").dtype)
+    v = convert(b, convert(b, v, kind), F64)
+    y = convert(b, interpolate(x, v, xs[:, None], ys), kind)
     if e.text("out_of_bounds") == "clip":
         return y
     if e.text("out_of_bounds") == "nan":

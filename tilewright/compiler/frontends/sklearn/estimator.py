@@ -17,7 +17,7 @@ import numpy as np
 
 from ....errors import ModelError, UnsupportedError
 from ....ir.graph import Value
-from .columns import Columns, Scope, dense
+from .columns import Columns, Scope
 
 Transform = Callable[["Estimator", Columns], Columns]
 Predict = Callable[["Estimator", Columns, str], Value]
@@ -32,9 +32,9 @@ class Estimator:
 
     def get(self, attribute: str) -> object:
         if not hasattr(self.model, attribute):
-            end = attribute.endswith("_")
-            raise ModelError(f"{self.name} is not fitted: it has no {attribute}" if end else f"{self.name} has no {attribute}; this version of "
-                             "scikit-learn is not known")
+            if attribute.endswith("_"):
+                raise ModelError(f"{self.name} is not fitted: it has no {attribute}")
+            raise ModelError(f"{self.name} has no {attribute}; this version of scikit-learn is not known")
         return getattr(self.model, attribute)
 
     def has(self, attribute: str) -> bool:
@@ -107,7 +107,8 @@ def converter(model: object) -> Converter:
     """Raises UnsupportedError for classes that have none."""
     name, module = type(model).__name__, type(model).__module__
     if not known(model):
-        raise UnsupportedError(f"{module}.{name} is no estimator of scikit-learn, LightGBM or XGBoost: what its Python code computes is not known")
+        raise UnsupportedError(f"{module}.{name} is no estimator of scikit-learn, LightGBM or XGBoost: what its Python code computes "
+                               "is not known")
     if name not in REGISTRY:
         raise UnsupportedError(f"{name} is not compiled; supported are {', '.join(sorted(REGISTRY))}, and the tree ensembles")
     return REGISTRY[name]
@@ -144,10 +145,6 @@ def _check_width(e: Estimator, x: Columns) -> None:
         raise ModelError(f"{e.name} was fitted on {int(e.number('n_features_in_'))} columns and is given {x.width}")
 
 
-def has_method(model: object, method: str) -> bool:
-    return hasattr(model, method)
-
-
 def classes_named(e: Estimator, x: Columns, index: Value, classes: np.ndarray | None = None) -> Value:
     """classes[index], for index [rows]. Classes that are no numbers are named after the call (`Scope.labels`)."""
     labels = e.classes if classes is None else classes
@@ -167,7 +164,3 @@ def name_classes(s: Scope, index: Value, classes: np.ndarray) -> Value:
 def best(s: Scope, scores: Value) -> Value:
     """[rows]: position of the first of the largest scores."""
     return s.b.op("arg_reduce", scores, kind="max", axis=1, keepdims=0)
-
-
-__all__ = ["REGISTRY", "Columns", "Converter", "Estimator", "Scope", "best", "classes_named", "converter", "converts", "dense", "has_method",
-           "known", "name_classes", "predict", "predicts", "transform"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.types import F64
-from .columns import Columns, Dense, dense, joined, num, pick_columns
+from .columns import Columns, Dense, joined, num, pick_columns
 from .estimator import Estimator, converts
 from .search import lookup, positions
 
@@ -75,11 +75,11 @@ class _Spline(Protocol):
 def _splines(e: Estimator, x: Columns) -> Columns:
     """Each piece of a spline is a polynomial; its coefficients are looked up by piece and evaluated around the piece's left
     knot, so that rounding differs from the library's recurrence in the last digits only."""
-    if e.text("handle_missing") != "error" if e.has("handle_missing") else False:
+    if e.has("handle_missing") and e.text("handle_missing") != "error":
         raise e.refuse(f"handle_missing={e.text('handle_missing')!r}", "missing values are taken as errors only")
     how = e.text("extrapolation")
     if how == "error":
-        raise e.refuse("extrapolation='error'", "compiled code does not raise for values; use 'constant', 'linear', 'continue' or 'periodic'")
+        raise e.refuse("extrapolation='error'", "compiled code does not raise for values; choose another extrapolation")
     v = x.value()
     wide = x.b.op("cast", v, dtype=F64) if v.type.dtype != F64 else v
     out = []
@@ -163,7 +163,8 @@ def interpolate(x: Columns, v: Value, xs: np.ndarray, ys: np.ndarray) -> Value:
     with np.errstate(all="ignore"):
         slope = [np.nan_to_num((ys[1:] - ys[:-1]) / (c[1:] - c[:-1]), nan=0.0, posinf=0.0) for c in columns]
     base = b.op("gather", x.s.const(np.ascontiguousarray(ys), "references"), at, axis=0)
-    y = b.op("add", b.op("mul", lookup(x.s, [*slope], at, "slope"), b.op("sub", v, lookup(x.s, [c[:-1] for c in columns], at, "knots"))), base)
+    ahead = b.op("sub", v, lookup(x.s, [c[:-1] for c in columns], at, "knots"))
+    y = b.op("add", b.op("mul", lookup(x.s, [*slope], at, "slope"), ahead), base)
     first, last = x.s.const(xs[:1], "first"), x.s.const(xs[-1:], "last")
     y = b.op("where", b.op("lt", v, first), num(b, v, float(ys[0])), y)
     return b.op("where", b.op("ge", v, last), num(b, v, float(ys[-1])), y)
@@ -174,7 +175,7 @@ def normal_quantile(x: Columns, p: Value) -> Value:
     and in sqrt(-log(tail)) for the tails, fitted to SciPy's to about 1e-14."""
     from scipy.special import ndtri  # pyright: ignore[reportMissingImports]  (scikit-learn needs it)
     b = x.b
-    limit = float(ndtri(1 - (BOUNDS_THRESHOLD - np.spacing(1))))
+    least, most = float(ndtri(BOUNDS_THRESHOLD - np.spacing(1))), float(ndtri(1 - (BOUNDS_THRESHOLD - np.spacing(1))))
     q = b.op("sub", p, num(b, p, 0.5))
     edge = 0.45
 
@@ -188,19 +189,17 @@ def normal_quantile(x: Columns, p: Value) -> Value:
     outer = chebyshev(x, root, lambda r: -ndtri(np.exp(-r * r)), float(np.sqrt(-np.log(0.5 - edge))) - 0.01, far, 30)
     outer = b.op("where", b.op("lt", q, num(b, q, 0)), b.op("neg", outer), outer)
     y = b.op("where", b.op("le", b.op("abs", q), num(b, q, edge)), inner, outer)
-    return b.op("min", b.op("max", y, num(b, y, -limit)), num(b, y, limit))
+    return b.op("min", b.op("max", y, num(b, y, least)), num(b, y, most))
 
 
 def chebyshev(x: Columns, v: Value, f: Callable[[np.ndarray], np.ndarray], low: float, high: float, degree: int) -> Value:
     """The series of f on [low, high], summed by Clenshaw's recurrence."""
     b = x.b
-    c = np.polynomial.chebyshev.chebinterpolate(lambda t: f(low + (t + 1) * (high - low) / 2), degree)
+    nodes = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
+    c = np.polynomial.chebyshev.chebfit(nodes, f(low + (nodes + 1) * (high - low) / 2), degree)
     t = b.op("sub", b.op("mul", v, num(b, v, 2 / (high - low))), num(b, v, (high + low) / (high - low)))
     twice = b.op("mul", t, num(b, v, 2))
     later, last = num(b, v, 0), num(b, v, float(c[-1]))
     for k in range(degree - 1, 0, -1):
         last, later = b.op("add", b.op("sub", b.op("mul", twice, last), later), num(b, v, float(c[k]))), last
     return b.op("add", b.op("sub", b.op("mul", t, last), later), num(b, v, float(c[0])))
-
-
-__all__ = ["chebyshev", "dense", "interpolate", "normal_quantile"]

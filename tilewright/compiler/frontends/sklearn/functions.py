@@ -1,8 +1,8 @@
 """FunctionTransformer: NumPy code is run once on a `Traced` table, which records what is done to it.
 
 Traced are arithmetic, comparisons, NumPy's element-wise functions, columns by position (X[:, 1], X[:, [0, 2]], X[:, 1:3]),
-reductions along rows (axis=1), stacking of columns, where, clip, digitize, searchsorted, isin, reshape to columns, astype. What looks at
-values, at the number of rows or at other rows cannot be traced, and is refused.
+reductions along rows (axis=1), stacking of columns, where, clip, digitize, searchsorted, isin, reshape to columns, astype. What
+looks at values, at the number of rows or at other rows cannot be traced, and is refused.
 """
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from .columns import Columns, column, convert, dense, pick_columns
 from .estimator import Estimator, converts
 from .search import positions
 
-UNARY = {"negative": "neg", "absolute": "abs", "fabs": "abs", "sqrt": "sqrt", "exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p",
-         "sin": "sin", "cos": "cos", "tan": "tan", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "sinh": "sinh", "cosh": "cosh",
-         "tanh": "tanh", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "floor": "floor", "ceil": "ceil", "rint": "round",
-         "trunc": "trunc", "sign": "sign", "isnan": "isnan", "isinf": "isinf", "logical_not": "not", "invert": "not", "reciprocal": "reciprocal"}
+UNARY = {"negative": "neg", "absolute": "abs", "fabs": "abs", "sqrt": "sqrt", "exp": "exp", "expm1": "expm1", "log": "log",
+         "log1p": "log1p", "sin": "sin", "cos": "cos", "tan": "tan", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "sinh": "sinh",
+         "cosh": "cosh", "tanh": "tanh", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "floor": "floor", "ceil": "ceil",
+         "rint": "round", "trunc": "trunc", "sign": "sign", "isnan": "isnan", "isinf": "isinf", "logical_not": "not", "invert": "not",
+         "reciprocal": "reciprocal"}
 BINARY = {"add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "power": "pow", "float_power": "pow", "maximum": "max",
           "minimum": "min", "fmod": "fmod", "remainder": "mod", "greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le",
           "equal": "eq", "not_equal": "ne", "logical_and": "and", "logical_or": "or", "logical_xor": "xor", "bitwise_and": "and",
           "bitwise_or": "or"}
-REDUCED = {"sum": "sum", "mean": "mean", "max": "max", "amax": "max", "min": "min", "amin": "min", "prod": "prod", "any": "any", "all": "all"}
+REDUCED = {"sum": "sum", "mean": "mean", "max": "max", "amax": "max", "min": "min", "amin": "min", "prod": "prod",
+           "any": "any", "all": "all"}
 
 
 class Untraceable(TilewrightError):
@@ -185,7 +187,8 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
             return _apply(self._x, "not", [np.isnan(self) | np.isinf(self)])
         raise Untraceable(f"numpy.{name}")
 
-    def __array_function__(self, func: Callable[..., object], types: object, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+    def __array_function__(self, func: Callable[..., object], types: object, args: Sequence[object],
+                           kwargs: Mapping[str, object]) -> object:
         made = _FUNCTIONS.get(func.__name__)
         if func.__name__ in REDUCED:
             rest = dict(zip(("axis",), args[1:], strict=False)) | dict(kwargs)
@@ -295,7 +298,7 @@ def _isin(x: Columns, v: Traced, among: object, **_: object) -> Traced:
     return out
 
 
-def _norm(x: Columns, v: Traced, ord: object = None, axis: object = None, keepdims: bool = False) -> Traced:  # noqa: A002
+def _norm(x: Columns, v: Traced, ord: object = None, axis: object = None, keepdims: bool = False) -> Traced:
     if ord not in (None, 2):
         raise Untraceable(f"numpy.linalg.norm of order {ord}")
     return v._reduce("l2", axis, keepdims)
@@ -315,8 +318,10 @@ _FUNCTIONS: dict[str, Callable[..., object]] = {
     "stack": lambda x, arrays, axis=0, **k: _stack_columns(x, arrays, axis),
     "where": _where, "clip": lambda x, v, low=None, high=None, **k: v.clip(low, high), "digitize": _digitize,
     "searchsorted": _searchsorted, "isin": _isin, "norm": _norm, "nan_to_num": _nan_to_num, "copy": lambda x, v, **k: v,
-    "ravel": lambda x, v, **k: v.ravel(), "reshape": lambda x, v, shape, **k: v.reshape(shape), "round": lambda x, v, decimals=0, **k: _rounded(v, decimals),
-    "around": lambda x, v, decimals=0, **k: _rounded(v, decimals), "expand_dims": lambda x, v, axis: v[:, None] if axis in (1, -1) else v.reshape(0)}
+    "ravel": lambda x, v, **k: v.ravel(), "reshape": lambda x, v, shape, **k: v.reshape(shape),
+    "round": lambda x, v, decimals=0, **k: _rounded(v, decimals),
+    "around": lambda x, v, decimals=0, **k: _rounded(v, decimals),
+    "expand_dims": lambda x, v, axis: v[:, None] if axis in (1, -1) else v.reshape(0)}
 
 
 def _rounded(v: Traced, decimals: int) -> Traced:
@@ -340,7 +345,8 @@ def _function(e: Estimator, x: Columns) -> Columns:
     except (TilewrightError, TypeError, AttributeError, ValueError, IndexError, NotImplementedError) as problem:
         raise UnsupportedError(f"FunctionTransformer: the function {name!r} cannot be traced: {problem}") from None
     if not isinstance(y, Traced) or y.ndim not in (1, 2):
-        raise UnsupportedError(f"FunctionTransformer: the function {name!r} returns {type(y).__name__}, expected a table made of its argument")
+        raise UnsupportedError(f"FunctionTransformer: the function {name!r} returns {type(y).__name__}, expected a table made of its "
+                               "argument")
     v = y.value
     if v.type.rank == 1:
         v = column(x.b, v)

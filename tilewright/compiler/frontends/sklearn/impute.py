@@ -7,7 +7,6 @@ import numpy as np
 
 from ....errors import UnsupportedError
 from ....ir.graph import Value
-from ....ir.types import F32
 from .columns import Columns, Text, as_bool, joined, num
 from .estimator import Estimator, converts, transform
 
@@ -65,4 +64,4 @@ def _indicator(e: Estimator, x: Columns) -> Columns:
             return x
     v = x.value()
     mask = missing(x, v, e.get("missing_values"), e.name)
-    return x.dense(as_bool(x.b, mask, v if v.type.dtype == F32 else v))
+    return x.dense(as_bool(x.b, mask, v))

@@ -4,8 +4,8 @@ from __future__ import annotations
 import numpy as np
 
 from ....ir.graph import Value
-from ....ir.types import I64
-from .columns import Columns, dense, flat, num
+from ....ir.types import F64, I64
+from .columns import Columns, convert, dense, flat, num
 from .estimator import Estimator, best, classes_named, predicts
 
 REGRESSORS = ("LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "Lars", "LassoLars", "LassoLarsCV",
@@ -17,10 +17,15 @@ GENERALISED = ("PoissonRegressor", "GammaRegressor", "TweedieRegressor")
 
 def raw(e: Estimator, x: Columns) -> Value:
     """x @ coef + intercept: [rows], or [rows, targets]."""
-    coef, c = e.array("coef_"), np.asarray(e.get("intercept_"), np.float64)
-    w = coef[:, None] if coef.ndim == 1 else coef.T
-    y = x.linear(w, np.broadcast_to(np.atleast_1d(c), (w.shape[1],)))
+    coef = e.array("coef_")
+    y = _shifted(x, coef[:, None] if coef.ndim == 1 else coef.T, e.get("intercept_"))
     return flat(x.b, y) if coef.ndim == 1 else y
+
+
+def _shifted(x: Columns, w: np.ndarray, intercept: object) -> Value:
+    """x @ w + intercept; an intercept of f64, unless a number of Python, makes the sum one of f64."""
+    y = x.linear(w, np.broadcast_to(np.atleast_1d(np.asarray(intercept, np.float64)), (w.shape[1],)))
+    return convert(x.b, y, F64) if getattr(intercept, "dtype", None) == np.float64 else y
 
 
 @predicts(*REGRESSORS)
@@ -82,9 +87,7 @@ def probable(x: Columns, p: Value, method: str) -> Value:
 
 
 def _scores(e: Estimator, x: Columns) -> Value:
-    coef = np.atleast_2d(e.array("coef_"))
-    c = np.broadcast_to(np.atleast_1d(np.asarray(e.get("intercept_"), np.float64)), (len(coef),))
-    return x.linear(coef.T, c)
+    return _shifted(x, np.atleast_2d(e.array("coef_")).T, e.get("intercept_"))
 
 
 @predicts("LogisticRegression", "LogisticRegressionCV", methods=PROBABLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....ir.graph import Value
-from ....ir.types import F64, I32, I64
+from ....ir.types import F32, F64, I32, I64
 from .columns import Columns, convert, dense, flat, num
 from .estimator import Estimator, best, classes_named, converts, predicts
 
@@ -22,8 +22,9 @@ def squared_distances(x: Columns, points: np.ndarray) -> Value:
 # -- k-means -----------------------------------------------------------------------------------------------------------
 @converts("KMeans", "MiniBatchKMeans")
 def _to_centers(e: Estimator, x: Columns) -> Columns:
-    d = x.b.op("sqrt", squared_distances(x, e.array("cluster_centers_")))
-    return x.dense(convert(x.b, d, x.dtype))
+    centers = e.array("cluster_centers_")
+    d = x.b.op("sqrt", squared_distances(x, centers))
+    return x.dense(convert(x.b, d, F32 if x.dtype == F32 and centers.dtype == np.float32 else F64))
 
 
 @predicts("KMeans", "MiniBatchKMeans")
@@ -66,10 +67,20 @@ def _neighbors(e: Estimator, x: Columns) -> tuple[Value, Value | None]:
         return at, None
     if how != "distance":
         raise e.refuse(f"weights={how!r}", "functions are not compiled")
+    if metric in ("euclidean", "l2", "minkowski") and e.text("_fit_method") != "brute":
+        near = _exact(x, points.astype(np.float64), at)
     zero = b.op("eq", near, num(b, near, 0))
     some = b.op("gt", b.op("reduce", b.op("cast", zero, dtype=F64), kind="max", axes=(1,), keepdims=1), num(b, near, 0))
     inverse = b.op("div", num(b, near, 1), b.op("where", zero, num(b, near, 1), near))
     return at, b.op("where", some, b.op("cast", zero, dtype=F64), inverse)
+
+
+def _exact(x: Columns, points: np.ndarray, at: Value) -> Value:
+    """The distances to the points `at` [rows, k] from differences: 0 for equal rows, as the library's trees have it."""
+    b = x.b
+    gap = b.op("sub", b.op("reshape", convert(b, x.value(), F64), shape=(x.s.rows, 1, x.width)),
+               b.op("gather", x.s.const(points, "points"), at, axis=0))
+    return b.op("reduce", gap, kind="l2", axes=(2,), keepdims=0)
 
 
 @predicts("KNeighborsRegressor")
@@ -124,7 +135,8 @@ def _gaussian(e: Estimator, x: Columns, method: str) -> Value:
     gap = b.op("sub", v, x.s.const(theta[None], "theta"))
     sums = b.op("reduce", b.op("div", b.op("mul", gap, gap), x.s.const(var[None], "var")), kind="sum", axes=(2,), keepdims=0)
     base = np.log(e.array("class_prior_").astype(np.float64)) - 0.5 * np.log(2 * np.pi * var).sum(1)
-    return _answered(e, x, b.op("sub", x.s.const(base[None], "prior"), b.op("mul", sums, num(b, sums, 0.5))), method)
+    joint = b.op("sub", x.s.const(base[None], "prior"), b.op("mul", sums, num(b, sums, 0.5)))
+    return _answered(e, x, convert(b, joint, F32 if x.dtype == F32 and e.array("theta_").dtype == np.float32 else F64), method)
 
 
 @predicts("MultinomialNB", "BernoulliNB", "ComplementNB", methods=BAYES)

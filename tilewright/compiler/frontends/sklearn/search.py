@@ -60,8 +60,8 @@ def category(x: Columns, k: int, categories: np.ndarray, where: str, must_be_kno
         try:
             numbers = np.asarray(categories, np.float64)
         except (TypeError, ValueError):
-            raise UnsupportedError(f"{where}: the categories of column {k} are strings, the column holds numbers; compile with inputs= a data "
-                                   "frame or an object array like the one it was fitted on") from None
+            raise UnsupportedError(f"{where}: the categories of column {k} are strings, the column holds numbers; compile with inputs= a "
+                                   "data frame or an object array like the one it was fitted on") from None
     else:
         numbers = np.asarray(categories)
     return flat(x.b, _number_category(x.s, x.column(k).value(), numbers.astype(np.float64)))

@@ -28,7 +28,8 @@ def predict_trees(model: object, x: Columns, method: str) -> Value:
     v = x.value()
     outputs = table.build(x.b, v)
     if len(outputs) != 1:
-        raise UnsupportedError(f"{name}: method={method!r} has {len(outputs)} results, of which a pipeline has no place; compile the model alone")
+        raise UnsupportedError(f"{name}: method={method!r} has {len(outputs)} results, for which a pipeline has no place; compile the "
+                               "model alone")
     return outputs[0] if classes is None else name_classes(x.s, convert(x.b, outputs[0], I64), classes)
 
 
