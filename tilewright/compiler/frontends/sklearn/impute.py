@@ -33,6 +33,8 @@ def _simple(e: Estimator, x: Columns) -> Columns:
         keep = np.flatnonzero(~np.array([_is_nan(v) for v in statistics]))
     inner = x if len(keep) == x.width else x.select([int(k) for k in keep])
     v = inner.value()
+    if any(isinstance(f, str) for f in statistics[keep].tolist()):
+        raise e.refuse("an imputer of strings on columns of numbers", "compile with inputs= a table like the one that it was fitted on")
     fill = x.s.const(statistics[keep].astype(v.type.dtype.numpy), "statistics")
     y = x.dense(x.b.op("where", missing(x, v, e.get("missing_values"), e.name), fill, v))
     return joined(x.s, [y, transform(e.get("indicator_"), x)]) if e.has("indicator_") else y

@@ -10,7 +10,7 @@ from ....errors import TilewrightError
 from ....ir.builder import GraphBuilder
 from ....ir.types import F64, TensorType
 from .columns import Columns, Dense, Part, Scope, Text
-from .estimator import REGISTRY, Estimator, known, predict
+from .estimator import REGISTRY, Estimator, known, predict, transform
 from .trees import is_tree
 
 PARTS = {"Pipeline": "steps", "FeatureUnion": "transformer_list", "ColumnTransformer": "transformers_"}
@@ -73,13 +73,17 @@ def _try(model: object) -> None:
     x = b.input("x", TensorType(F64, (1, n)))
     s = Scope(b, 1, {k: Codes(f"column {k}") for k in _texts(model)})
     parts: list[Part] = [Text(x, s.codes[k], k) if k in s.codes else Dense(x, (k,), True) for k in range(n)]
-    method = next((m for m in ("predict", "transform") if hasattr(model, m)), "predict")
-    predict(model, Columns(s, tuple(parts)), method)
+    columns = Columns(s, tuple(parts))
+    if hasattr(model, "predict") or not hasattr(model, "transform"):
+        predict(model, columns, "predict")
+        return
+    for p in transform(model, columns).parts:
+        if not isinstance(p, Text):  # which another member may take
+            p.value(s)
 
 
 def _texts(model: object) -> list[int]:
-    found = []
-    for k, c in enumerate(getattr(model, "categories_", [])):
-        if np.asarray(c).dtype.kind in "OUS" and any(isinstance(v, str) for v in np.asarray(c).tolist()):
-            found.append(k)
-    return found
+    """Columns that the estimator knows as strings."""
+    statistics = [[v] for v in getattr(model, "statistics_", [])]
+    known_values = getattr(model, "categories_", statistics)
+    return [k for k, c in enumerate(known_values) if any(isinstance(v, str) for v in np.asarray(c, object).reshape(-1).tolist())]
