@@ -26,6 +26,7 @@ from .linker import shared_library
 
 EXTERNAL = ("memcpy", "memmove", "memset")  # what LLVM may make of loops; every C library has them
 _PARALLEL_CHARS = 300_000  # of IR: about a second of compiling; below, starting workers costs more than it gains
+_TYPICAL = 4  # texts that tell how long the others will be
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +103,12 @@ def _compile_all(jobs: dict[str, Job], target: Target, workers: int) -> dict[str
     threads: list[threading.Thread] = []
     try:
         size = 0
-        for k, j in jobs.items():
+        for n, (k, j) in enumerate(jobs.items(), 1):
             texts[k] = text = j.text()
             todo.put((-len(text), k))
             size += len(text)
-            if size >= _PARALLEL_CHARS and not threads:
+            expected = size * len(jobs) // n if n >= _TYPICAL else size
+            if expected >= _PARALLEL_CHARS and not threads:
                 found = _start_workers(min(workers, len(jobs)))
                 threads = [threading.Thread(target=_serve, args=(p, todo, texts, target, done)) for p in found]
                 for t in threads:
