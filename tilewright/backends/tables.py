@@ -12,8 +12,9 @@ and it names the classes that results stand for, where they are no numbers.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Protocol, cast
 
 import numpy as np
@@ -26,19 +27,27 @@ from .instance import Instance
 from .target import Target
 
 NAN = "nan"  # in a saved file
+_MOST_PLACES = 64
+_BYTE = 255  # stands for -1
 
 
-class _Series(Protocol):
+class _Array(Protocol):
+    """A column's values: an array of NumPy or of pandas."""
+
     def to_numpy(self, dtype: object = None, na_value: object = None) -> np.ndarray: ...
+
+
+class _Names(Protocol):
+    def tolist(self) -> list[object]: ...
 
 
 class Frame(Protocol):
     """As much of pandas.DataFrame as is used."""
 
-    columns: Sequence[object]
-
+    @property
+    def columns(self) -> _Names: ...
     def __len__(self) -> int: ...
-    def __getitem__(self, name: object) -> _Series: ...
+    def _get_column_array(self, i: int) -> _Array: ...
 
 
 def is_frame(x: object) -> bool:
@@ -71,17 +80,21 @@ class Codes:
     def _next(self) -> int:
         return len(self.table) + (self.missing >= 0)
 
-    def encode(self, values: Sequence[object]) -> list[int]:
+    def encode(self, values: list[object]) -> np.ndarray:
         """The numbers of all values. Raises InputError for unknown ones where these are errors."""
         get = self.table.get
-        out = [get(v, -1) for v in values]
-        if -1 in out and (self.missing >= 0 or self.strict):
-            missing = self.missing
-            out = [missing if c < 0 and _is_nan(v) else c for c, v in zip(out, values, strict=True)]
-            if self.strict and -1 in out:
-                v = values[out.index(-1)]
-                raise InputError(f"column {self.name!r} holds {v!r} in row {out.index(-1)}, which is none of the {len(self.table)} "
-                                 "categories that the model was fitted on; fit it with handle_unknown='ignore' or 'use_encoded_value'")
+        if len(self.table) < _BYTE:  # lists become arrays faster by way of bytes
+            out = np.frombuffer(bytes(list(map(get, values, repeat(_BYTE)))), np.uint8).astype(np.int16)
+            out[out == _BYTE] = -1
+        else:
+            out = np.array(list(map(get, values, repeat(-1))), np.int32)
+        if self.missing >= 0 or self.strict:
+            unknown = np.flatnonzero(out < 0)
+            out[[k for k in unknown if _is_nan(values[k])]] = self.missing
+            if self.strict and len(unknown := np.flatnonzero(out < 0)):
+                k = int(unknown[0])
+                raise InputError(f"column {self.name!r} holds {values[k]!r} in row {k}, which is none of the {len(self.table)} categories "
+                                 "that the model was fitted on; fit it with handle_unknown='ignore' or 'use_encoded_value'")
         return out
 
 
@@ -104,6 +117,7 @@ class Boundary:
     width: int
     dtype: np.dtype
     labels: np.ndarray | None = None
+    places: dict[tuple[object, ...], list[int]] = field(default_factory=dict, compare=False, repr=False)  # found before, by all names
 
     def block(self, x: object) -> np.ndarray:
         """[rows, columns] for a data frame or array. Raises InputError."""
@@ -121,20 +135,33 @@ class Boundary:
 
     def _from_frame(self, x: Frame, columns: tuple[Column, ...]) -> np.ndarray:
         out = np.empty((len(x), len(columns)), self.dtype)
-        if not self.named:
-            if len(x.columns) != self.width:
-                raise InputError(f"the data frame has {len(x.columns)} columns, expected {self.width}")
-            names: Sequence[object] = x.columns
-        for k, c in enumerate(columns):
-            try:
-                s = x[c.name if self.named else names[c.position]]
-            except KeyError:
-                raise InputError(f"the data frame has no column {c.name!r}") from None
+        read = _reader(x)
+        for k, (c, at) in enumerate(zip(columns, self._places(x, columns), strict=True)):
+            a = read(at)
             if c.codes is not None:
-                out[:, k] = c.codes.encode(cast("list[object]", s.to_numpy().tolist()))
+                out[:, k] = c.codes.encode(np.asarray(a, object).tolist())
             else:
-                out[:, k] = _column(s, c.name)
+                out[:, k] = a if isinstance(a, np.ndarray) and a.dtype.kind in "fiub" else _column(a, c.name)
         return out
+
+    def _places(self, x: Frame, columns: tuple[Column, ...]) -> list[int]:
+        """Where the columns are in a frame. Raises InputError for those that it lacks."""
+        names = tuple(x.columns.tolist())
+        found = self.places.get(names)
+        if found is None:
+            if self.named:
+                at = {n: k for k, n in enumerate(names)}
+                if missing := [c.name for c in columns if c.name not in at]:
+                    raise InputError(f"the data frame has no column {', '.join(map(repr, missing))}")
+                found = [at[c.name] for c in columns]
+            else:
+                if len(names) != self.width:
+                    raise InputError(f"the data frame has {len(names)} columns, expected {self.width}")
+                found = [c.position for c in columns]
+            if len(self.places) >= _MOST_PLACES:
+                self.places.clear()
+            self.places[names] = found
+        return found
 
     def results(self, y: Result) -> Result:
         """Classes for their numbers."""
@@ -165,9 +192,20 @@ def _numbers(a: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"column {name!r} holds something that is no number: {e}") from None
 
 
-def _column(s: _Series, name: str) -> np.ndarray:
-    a = s.to_numpy()
-    return a if a.dtype.kind in "fiub" else _numbers(s.to_numpy(dtype=np.float64, na_value=np.nan), name)
+def _reader(x: Frame) -> Callable[[int], _Array]:
+    """Columns by position: pandas has a way that makes no Series, in which a call for one row would spend most of its time."""
+    if hasattr(x, "_get_column_array"):
+        return x._get_column_array
+    return lambda k: x.iloc[:, k].array  # type: ignore[attr-defined]
+
+
+def _column(a: _Array, name: str) -> np.ndarray:
+    if isinstance(a, np.ndarray):
+        return _numbers(a, name)
+    try:
+        return a.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"column {name!r} holds something that is no number: {e}") from None
 
 
 def _key_json(v: object) -> list[object]:
