@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tilewright.backends.preparation import Preparation, lay_out
+from tilewright.backends.preparation import Preparation, _largest_first, lay_out
 from tilewright.ir.builder import GraphBuilder
 from tilewright.ir.graph import Graph, Value
 from tilewright.ir.interpreter import run_graph
@@ -66,3 +66,15 @@ def test_lay_out(dims: list[tuple[list[int], int]]) -> None:
     out = np.zeros([n for d in digits for n in d], x.dtype)
     lay_out(x, digits, out)
     np.testing.assert_array_equal(out.reshape(padded), np.pad(x, [(0, p - n) for p, n in zip(padded, shape, strict=True)]))
+
+
+def test_large_results_come_first() -> None:
+    """After what they need, each node once; nodes that no result needs are left out."""
+    b = GraphBuilder("prepare")
+    small, large = b.input("s", TensorType(F32, (4,))), b.input("l", TensorType(F32, (8, 4)))
+    scaled = b.op("mul", small, small)
+    first = b.op("add", scaled, small)
+    second = b.op("add", b.op("mul", large, scaled), large)
+    order = _largest_first(b.graph([first, second, second]))
+    assert [n.outputs[0].type.shape for n in order] == [(4,), (8, 4), (8, 4), (4,)]
+    agrees(b.graph([first, second]))

@@ -62,12 +62,13 @@ def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.n
     model's file."""
     env = {k: c.array for k, c in graph.constants.items()} | dict(weights)
     types = {v.name: v.type for v in graph.outputs}
-    last = {v.name: k for k, n in enumerate(graph.nodes) for v in (*n.operands, *n.outputs)}
+    nodes = _largest_first(graph)
+    last = {v.name: k for k, n in enumerate(nodes) for v in (*n.operands, *n.outputs)}
     packings, inside = _packings(graph)
-    last |= {p.source: k for k, n in enumerate(graph.nodes) if (p := packings.get(n.outputs[0].name)) and last[p.source] < k}
+    last |= {p.source: k for k, n in enumerate(nodes) if (p := packings.get(n.outputs[0].name)) and last[p.source] < k}
     out: dict[str, np.ndarray] = {}
     place, files = Placement(types.values()), _Files(env.values())
-    for k, n in enumerate(graph.nodes):
+    for k, n in enumerate(nodes):
         name = n.outputs[0].name
         if name in packings:
             a = place.zeros(types[name])
@@ -91,6 +92,24 @@ def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.n
             files.release(env[k])
     files.release_all()
     return place.finished({k: out[k] for k in types})
+
+
+def _largest_first(graph: Graph) -> list[Node]:
+    """The graph's nodes in an order that makes large results first: what is needed on the way to them comes and goes before
+    most of the memory is taken."""
+    makers, done, order = graph.producers(), set[int](), list[Node]()
+    for v in sorted(graph.outputs, key=lambda v: -v.type.bytes):
+        stack = [v]
+        while stack:
+            n = makers.get(stack[-1].name)
+            if n is None or id(n) in done:
+                stack.pop()
+            elif missing := [x for x in n.operands if x.name in makers and id(makers[x.name]) not in done]:
+                stack += missing
+            else:
+                done.add(id(n))
+                order.append(n)
+    return order
 
 
 def _run(n: Node, env: Mapping[str, np.ndarray]) -> list[np.ndarray]:
