@@ -152,6 +152,13 @@ def test_check_lists_everything() -> None:
     assert tw.check(model().fit(frame(), target(frame()))) == [], "all of it is supported"
 
 
+def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tabular.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    assert tw.load("wine.twx").outputs[0].name == "y"
+
+
 @pytest.mark.parametrize("f", [
     lambda x: np.hstack([x[:, :2] ** 2, np.log1p(np.abs(x))]), lambda x: np.hypot(x[:, 0], x[:, 1]),
     lambda x: np.stack([x.sum(axis=1), x.max(1), np.linalg.norm(x, axis=1)], axis=1), lambda x: np.floor(x * 3) % 7 // 2,
