@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,18 @@ PLAN = Plan((("x", X),), (("y", Y),), (("w", X),), 128, (
 def test_round_trip() -> None:
     assert Plan.from_json(json.loads(json.dumps(PLAN.to_json()))) == PLAN
     assert PLAN.symbols == ("k0",) and PLAN.host_calls == (PLAN.calls[1],)
+
+
+def test_fills() -> None:
+    fill = KernelCall("z", (Slot("arena", 0, 64),), 2, None, "pad border")
+    plan = replace(PLAN, fills=(fill,))
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan and plan.symbols == ("k0", "z")
+    for slot in (Slot("arena", 0, 129), Slot("output")):
+        with pytest.raises(PlanError):
+            Plan.from_json(replace(PLAN, fills=(replace(fill, args=(slot,)),)).to_json())
+    calls = PLAN.to_json()["calls"]
+    with pytest.raises(PlanError):
+        Plan.from_json({**PLAN.to_json(), "fills": calls})  # a host function among them
 
 
 def _changed(path: tuple[str | int, ...], value: object) -> object:

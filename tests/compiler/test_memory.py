@@ -33,6 +33,26 @@ def test_living_storages_do_not_overlap(spans: list[tuple[int, int, int]], works
     assert all(o % ALIGN == 0 and o + n <= plan.bytes for o, n, _, _ in blocks)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 12), st.integers(0, 12), st.sampled_from([None, "a", "b"])),
+                min_size=1, max_size=20))
+def test_kept_borders_share_memory_with_their_like_alone(spans: list[tuple[int, int, int, str | None]]) -> None:
+    sizes = {"a": 100, "b": 120}
+    storages = {f"s{k}": Storage(f"s{k}", F32, sizes[g] if g else n, "arena") for k, (n, _, _, g) in enumerate(spans)}
+    kept = {f"s{k}": g for k, (*_, g) in enumerate(spans) if g}
+    lives = {f"s{k}": (min(a, b), max(a, b)) for k, (_, a, b, _) in enumerate(spans)}
+    kernels = [Kernel(None, None, tuple(Ref(s, 0) for s, (a, b) in lives.items() if t in (a, b)), (), "") for t in range(13)]
+    plan = plan_arena(kernels, storages, kept=kept)
+    for s, t in itertools.combinations(storages, 2):
+        (o, n), (p, m) = ((plan.offsets[x], storages[x].bytes) for x in (s, t))
+        apart = o + n <= p or p + m <= o
+        together = lives[s][1] >= lives[t][0] and lives[t][1] >= lives[s][0]
+        if s in kept and t in kept and kept[s] == kept[t] and not together:
+            assert apart or o == p
+        else:
+            assert apart or not (together or s in kept or t in kept)
+
+
 def test_neighbours_do_not_alias_modulo_a_page() -> None:
     storages = {s: Storage(s, F32, PAGE // 4, "arena") for s in "ab"}
     plan = plan_arena([Kernel(None, None, (), (Ref("a", 0), Ref("b", 0)), "")], storages)

@@ -112,7 +112,9 @@ class Plan:
     `phases`: positions of the calls before which the threads meet, 0 first; (): one thread runs everything.
     `loops`: in order; none in another. One with a call for several threads begins and ends with a phase, and the threads
     meet in each of its steps as often as it has phases; another one lies within a phase.
-    `by_rows`: None where the types are those of every call."""
+    `by_rows`: None where the types are those of every call.
+    `fills`: they write the zeros that the calls expect in the arena, keep there, and never write; needed before a call unless
+    the arena held zeros before its first call and was this plan's alone since."""
 
     inputs: tuple[NamedType, ...]
     outputs: tuple[NamedType, ...]
@@ -122,11 +124,12 @@ class Plan:
     phases: tuple[int, ...] = ()
     loops: tuple[Loop, ...] = ()
     by_rows: ByRows | None = None
+    fills: tuple[KernelCall, ...] = ()
 
     @property
     def every_call(self) -> tuple[Call, ...]:
-        """Those for one row included."""
-        return (*self.calls, *self.by_rows.calls) if self.by_rows else self.calls
+        """Those for one row and fills included."""
+        return (*self.calls, *(self.by_rows.calls if self.by_rows else ()), *self.fills)
 
     @property
     def times(self) -> tuple[int, ...]:
@@ -172,6 +175,9 @@ class Plan:
         self._check_calls(self.calls, self.times, counts)
         if self.by_rows:
             self._check_calls(self.by_rows.calls, (1,) * len(self.by_rows.calls), counts)
+        self._check_calls(self.fills, (1,) * len(self.fills), counts)
+        if self.fills and self.by_rows or any(s.kind != "arena" for c in self.fills for s in c.args):
+            raise PlanError("fills write zeros into the arena of a plan that is not by rows, and nothing else")
         if self.phases and (self.phases[0] != 0 or sorted(set(self.phases)) != list(self.phases) or self.phases[-1] >= len(self.calls)):
             raise PlanError(f"phases {self.phases} are no positions of {len(self.calls)} calls in order")
 
@@ -219,7 +225,8 @@ class Plan:
         return {"inputs": _types_json(self.inputs), "outputs": _types_json(self.outputs), "weights": _types_json(self.weights),
                 "arena_bytes": self.arena_bytes, "calls": [_call_json(c) for c in self.calls],
                 "phases": list(self.phases), "loops": [[x.first, x.last, x.trips] for x in self.loops],
-                "by_rows": rows and {**{k: getattr(rows, k) for k in _ROWS_FIELDS}, "calls": [_call_json(c) for c in rows.calls]}}
+                "by_rows": rows and {**{k: getattr(rows, k) for k in _ROWS_FIELDS}, "calls": [_call_json(c) for c in rows.calls]},
+                "fills": [_call_json(c) for c in self.fills]}
 
     @staticmethod
     def from_json(data: object) -> Plan:
@@ -306,9 +313,17 @@ def _call(data: object) -> Call:
     return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, types, _get(d, "n_inputs", int), label, reads)
 
 
+def _fill(data: object) -> KernelCall:
+    c = _call(data)
+    if not isinstance(c, KernelCall):
+        raise ValueError(f"{c.op} is no kernel that fills")
+    return c
+
+
 def _plan(d: dict[str, object]) -> Plan:
     rows = _get(d, "by_rows", dict) if d.get("by_rows") is not None else None
     return Plan(_list(d, "inputs", _named), _list(d, "outputs", _named), _list(d, "weights", _named), _get(d, "arena_bytes", int),
                 _list(d, "calls", _call), _list(d, "phases", lambda k: _get(k, "", int)) if "phases" in d else (),
                 _list(d, "loops", _loop) if "loops" in d else (),
-                None if rows is None else ByRows(calls=_list(rows, "calls", _call), **{k: _get(rows, k, int) for k in _ROWS_FIELDS}))
+                None if rows is None else ByRows(calls=_list(rows, "calls", _call), **{k: _get(rows, k, int) for k in _ROWS_FIELDS}),
+                _list(d, "fills", _fill) if "fills" in d else ())

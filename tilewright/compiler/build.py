@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from types import MappingProxyType
 
 import numpy as np
@@ -26,6 +27,7 @@ from ..ir.loops import Pack, Scheduled
 from ..ir.op import OPS
 from ..ir.types import contiguous_strides
 from . import pipeline
+from .borders import kept_borders, only_borders
 from .fuse import Partition, fuse
 from .lower import Kernel, Ref, lower, with_loops
 from .memory import ArenaPlan, plan_arena
@@ -172,11 +174,12 @@ def _make(graph: Graph, options: Options) -> _Made:
     start = time.perf_counter()
     lowered = lower_graph(graph, options)
     took = time.perf_counter() - start
-    low = Assembly(lowered, options)
+    low = Assembly(lowered, options, keep_borders=True)
     plan = low.plan([v.name for v in graph.outputs])
     jobs = [*low.jobs(), Job.of(ENTRY, emit_entry(plan, ENTRY))]
     notes = (f"{len(graph.nodes)} nodes of the model, {len(lowered.graph.nodes)} after passes, {len(lowered.partition.groups)} groups, "
-             f"{len(plan.calls)} calls of {len(low.code)} kernels", *decisions(lowered))
+             f"{len(plan.calls)} calls of {len(low.code)} kernels",
+             *((f"borders of zeros written when the arena is made: {len(low.fills)}",) if low.fills else ()), *decisions(lowered))
     keys = tuple(object_key(j, options.target) for j in jobs)
     return _Made(StoredPlan(plan, low.preparation(), tuple(lowered.prepared.weights), notes, keys), jobs, took)
 
@@ -221,9 +224,15 @@ def decisions(low: Lowered) -> list[str]:
 
 class Assembly:
     """Numbers weights and kernels, and turns storages into slots. `prefix`: of the kernels' symbols. `first_weight`: number of
-    the first weight, where others come before this graph's own."""
+    the first weight, where others come before this graph's own. `keep_borders`: the arena is one plan's alone, which may keep
+    zeros in it from one call to the next."""
 
-    def __init__(self, low: Lowered, options: Options, prefix: str = "", first_weight: int = 0):
+    def __init__(self, low: Lowered, options: Options, prefix: str = "", first_weight: int = 0, keep_borders: bool = False):
+        kept = kept_borders(low.kernels, low.views.storages) if keep_borders else {}
+        pairs = list(zip(low.kernels, low.scheduled, strict=True))
+        self.fills = [(k, s) for k, s in pairs if only_borders(k, kept) and s is not None]
+        calls = [(k, s) for k, s in pairs if not only_borders(k, kept) or s is None]
+        low = replace(low, kernels=tuple(k for k, _ in calls), scheduled=tuple(s for _, s in calls))
         self.low, self.options, self.prefix, self.first_weight = low, options, prefix, first_weight
         self.code: dict[str, Scheduled] = {}
         self.symbols: dict[int, str] = {}
@@ -241,7 +250,8 @@ class Assembly:
         self.teams = teams(costs, self.trips, options.threads, [k.times for k in low.kernels])
         spaces = [workspace_bytes(s) if s else n.workspace if n else 0 for s, n in zip(low.scheduled, self.native, strict=True)]
         self.spaces = [-(-n // ARENA_ALIGN) * ARENA_ALIGN for n in spaces]
-        self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, [n * t for n, t in zip(self.spaces, self.teams, strict=True)])
+        spaces = [n * t for n, t in zip(self.spaces, self.teams, strict=True)]
+        self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, spaces, kept)
 
     def jobs(self) -> list[Job]:
         """The kernels to compile; known after `plan`."""
@@ -263,7 +273,7 @@ class Assembly:
         loops = _loops(self.low.kernels)
         meet = phases([self._touches(i) for i in range(len(calls))], self.teams, loops)
         return Plan(tuple((v.name, v.type) for v in self.low.prepared.inputs), results,
-                    tuple(weights), self.arena.bytes, calls, meet, loops)
+                    tuple(weights), self.arena.bytes, calls, meet, loops, fills=tuple(dict.fromkeys(starmap(self._fill, self.fills))))
 
     def _call(self, k: Kernel, position: int) -> Call:
         s = self.low.scheduled[position]
@@ -280,6 +290,11 @@ class Assembly:
         done = self.work[position]
         return KernelCall(self._symbol(s), tuple(args), self.trips[position], None if space is None else Slot("arena", 0, space), k.label,
                           done.flops, done.bytes, team=self.teams[position], workspace_step=self.spaces[position])
+
+    def _fill(self, k: Kernel, s: Scheduled) -> KernelCall:
+        assert k.program is not None and not workspace_bytes(s), "a border is filled by constants"
+        args = tuple(self._slot(r, b, None) for r, b in zip(k.outputs, k.program.outputs, strict=True))
+        return KernelCall(self._symbol(s), args, max(1, parallel_extent(s)), None, k.label)
 
     def _touches(self, position: int) -> list[Touch]:
         """The memory that a call reads and writes, but for weights, which nothing writes."""

@@ -66,7 +66,7 @@ class LoopRun:
 class Kernel:
     """One call at run time: `program` over the memory at `inputs` and `outputs` (in the order of the program's), or the
     host function of `node` where there is no program. `group` is the position in the partition, -1 for final copies. `loop`:
-    the loop that it is in."""
+    the loop that it is in. `border`: it fills what surrounds a padded value, which no other kernel writes."""
 
     program: Program | None
     node: Node | None
@@ -75,6 +75,7 @@ class Kernel:
     label: str
     group: int = -1
     loop: LoopRun | None = None
+    border: bool = False
 
     @property
     def times(self) -> int:
@@ -218,7 +219,7 @@ def _border(node: Node, place: Placement, index: int) -> Kernel:
             starts = (*a.before[:k], first, *(0,) * (out.rank - k - 1))
             refs.append(Ref(place.storage, place.offset + sum(i * s for i, s in zip(starts, place.strides, strict=True))))
     program = Program("pad_border", (), tuple(c.buffer for c in computes), tuple(computes))
-    return Kernel(collapse_axes(program), None, (), tuple(refs), "pad border", index)
+    return Kernel(collapse_axes(program), None, (), tuple(refs), "pad border", index, border=True)
 
 
 def _literal(graph: Graph, v: Value) -> Const | None:

@@ -3,12 +3,14 @@
 Each storage lives from the kernel that writes it first to the kernel that uses it last; what a loop reads or writes of
 the outside lives through all of it. Storages are placed largest first, each at the lowest offset where it overlaps no
 placed one that lives at the same time. A kernel of maps whose result walks memory exactly as one of its dying inputs does
-writes over that input.
+writes over that input. Storages whose borders are kept (`borders.py`) have their bytes through all kernels, and share them
+only with each other.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ..ir.affine import Linear, address, flat_address, linear
 from ..ir.expr import Axis, Var, loads, reduces
@@ -41,11 +43,14 @@ class _Block:
     last: int
 
 
-def plan_arena(kernels: Sequence[Kernel], storages: Mapping[str, Storage], workspaces: Sequence[int] = ()) -> ArenaPlan:
-    """Offsets for all arena storages that kernels use. `workspaces`: bytes each kernel needs while it runs."""
+def plan_arena(kernels: Sequence[Kernel], storages: Mapping[str, Storage], workspaces: Sequence[int] = (),
+               kept: Mapping[str, Hashable] = MappingProxyType({})) -> ArenaPlan:
+    """Offsets for all arena storages that kernels use. `workspaces`: bytes each kernel needs while it runs. `kept`: storages
+    whose borders outlive a call; those of equal values have equal borders."""
     spans = _spans(kernels, storages)
-    reused = _reuse(kernels, storages, spans)
-    blocks = _blocks(spans, storages, reused)
+    free = {s: span for s, span in spans.items() if s not in kept}
+    reused = _reuse(kernels, storages, free)
+    blocks = _blocks(free, storages, reused) + _kept_blocks(spans, storages, kept, len(kernels))
     blocks += [_Block((f"workspace {k}",), n, k, k) for k, n in enumerate(workspaces) if n]
     offsets, total = _place(blocks)
     prefix = "workspace "
@@ -148,6 +153,20 @@ def _blocks(spans: Mapping[str, tuple[int, int]], storages: Mapping[str, Storage
     for s, r in root.items():
         members.setdefault(r, []).append(s)
     return [_Block(tuple(m), storages[r].bytes, min(spans[s][0] for s in m), max(spans[s][1] for s in m)) for r, m in members.items()]
+
+
+def _kept_blocks(spans: Mapping[str, tuple[int, int]], storages: Mapping[str, Storage], kept: Mapping[str, Hashable],
+                 n: int) -> list[_Block]:
+    """Blocks for all of the n kernels, each for storages of equal borders that live one after the other."""
+    lines: dict[Hashable, list[list[str]]] = {}
+    for s in sorted((s for s in kept if s in spans), key=lambda s: (spans[s], s)):
+        own = lines.setdefault(kept[s], [])
+        line = next((x for x in own if spans[x[-1]][1] < spans[s][0]), None)
+        if line is None:
+            own.append([s])
+        else:
+            line.append(s)
+    return [_Block(tuple(x), storages[x[0]].bytes, 0, n - 1) for own in lines.values() for x in own]
 
 
 def _place(blocks: Sequence[_Block]) -> tuple[dict[str, int], int]:

@@ -46,8 +46,9 @@ TABLES = {"input": "inputs", "output": "outputs", "weight": "weights"}
 ARGS = "ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx"
 
 
-def emit_entry(plan: Plan, symbol: str = ENTRY) -> str:
-    """LLVM IR text of the plan's entry point, with declarations of its kernels."""
+def emit_entry(plan: Plan, symbol: str = ENTRY, fill: bool = False) -> str:
+    """LLVM IR text of the plan's entry point, with declarations of its kernels. `fill`: the arena holds anything when a call
+    begins, so the plan's fills come first."""
     declared: dict[str, int] = {}
     for c in plan.every_call:
         if isinstance(c, KernelCall):
@@ -59,12 +60,14 @@ def emit_entry(plan: Plan, symbol: str = ENTRY) -> str:
     if plan.phases:
         lines += ["", *_phase(plan)]
         lines += ["", f"define internal void @{SHARE}({ARGS}, i64 %phase, i64 %me, i64 %threads) nounwind {{", *_share(plan), "}"]
-    lines += ["", f"define i32 @{_quoted(symbol)}({ARGS}) nounwind {{", *_run(plan)]
+    lines += ["", f"define i32 @{_quoted(symbol)}({ARGS}) nounwind {{", *_run(plan, fill)]
     return "\n".join([*lines, "}", ""])
 
 
-def _run(plan: Plan) -> list[str]:
+def _run(plan: Plan, fill: bool) -> list[str]:
     code = Calls(plan)
+    for c in plan.fills if fill else ():
+        code.call(c)
     if plan.phases:
         code.lines += [
             f"  %pool_at = getelementptr i64, ptr %ctx, i64 {CTX_POOL}", "  %pool = load ptr, ptr %pool_at",

@@ -87,7 +87,7 @@ def c_functions(plan: Plan, prefix: str, weight_offsets: Sequence[int]) -> str:
           return tw_run({inputs}, {outputs}, {m_weights + offset, …}, align64(workspace), {0, NULL, NULL, 0});
         }
     """
-    entry = emit_entry(plan).replace(f'define i32 @"{ENTRY}"', f'define internal i32 @"{ENTRY}"')
+    entry = emit_entry(plan, fill=True).replace(f'define i32 @"{ENTRY}"', f'define internal i32 @"{ENTRY}"')
     lines = [entry, f"@{prefix}_weights = external hidden constant i8, align 64" if plan.weights else "",
              f"define i64 @{prefix}_workspace_bytes() nounwind {{", f"  ret i64 {workspace_bytes(plan)}", "}", "",
              *_run_function(plan, prefix, f"{prefix}_run", weight_offsets, "", [])]
