@@ -77,11 +77,13 @@ def test_failures_do_not_stop_the_search() -> None:
 
 
 def test_search_beats_chance() -> None:
-    space = Space(problem("matmul"))
-    for seed in (0, 1):
+    """On a made-up machine, which the shipped model knows nothing about: the search learns from its trials alone."""
+    space, best, chance = Space(problem("matmul")), 0.0, 0.0
+    for seed in range(6):
         rng = random.Random(seed)
-        chance = max(hidden(space.sample(rng)) for _ in range(64))
-        assert max(map(hidden, searched("matmul", 64, hidden, CostModel.load_default(), seed))) >= chance
+        chance += max(hidden(space.sample(rng)) for _ in range(64))
+        best += max(map(hidden, searched("matmul", 64, hidden, None, seed)))
+    assert best > chance
 
 
 def test_predictions_are_relative_to_the_default() -> None:

@@ -293,7 +293,8 @@ Encoder = ContractionNests | RowsNests
 
 
 def encoder_of(sketch: Sketch) -> Encoder | None:
-    """What encodes a sketch's points; None where there is nothing to decide."""
+    """What encodes a sketch's points; None where there is nothing to decide, or so little (attention's block of queries) that
+    all of it can be tried."""
     if isinstance(sketch, ContractionSketch):
         return ContractionNests(sketch)
     return RowsNests(sketch) if isinstance(sketch, RowsSketch) else None
