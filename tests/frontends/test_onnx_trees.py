@@ -1,6 +1,9 @@
 """TreeEnsembleRegressor and TreeEnsembleClassifier against ONNX Runtime."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -31,7 +34,7 @@ def arrays(trees: int, columns: int, prefix: str, mode: str, signed: bool) -> di
     return found | weights
 
 
-def model(op: str, outputs: list[tuple[str, int]], **attrs: object):
+def model(op: str, outputs: Sequence[tuple[str, int]], **attrs: Any):
     node = helper.make_node(op, ["x"], [o for o, _ in outputs], "trees", domain="ai.onnx.ml", **attrs)
     infos = [helper.make_tensor_value_info(o, t, None) for o, t in outputs]
     graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", FEATURES])], infos)
@@ -46,7 +49,7 @@ def compare(m: object, rows: int) -> None:
     got = tw.compile(m)(x)
     for g, w in zip(got if isinstance(got, tuple) else (got,), want, strict=True):
         if w.dtype.kind == "f":
-            np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(np.asarray(g), w, rtol=1e-5, atol=1e-5)
         else:
             np.testing.assert_array_equal(g, w)
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import TargetError
+from .host import describe_host
 
 _X86_BASE = ("cmov", "cx8", "fxsr", "mmx", "sse", "sse2")
 _X86_V2 = (*_X86_BASE, "cx16", "popcnt", "sahf", "sse3", "sse4.1", "sse4.2", "ssse3")
@@ -158,22 +159,18 @@ def _describe(name: str, arch: str, cpu: str, features: set[str], triple: str = 
 
 @cache
 def _host() -> Target:
-    from llvmlite import binding as llvm
-    triple = llvm.get_process_triple()
-    try:
-        features = dict(llvm.get_host_cpu_features())
-    except RuntimeError:  # LLVM cannot tell on some systems; the architecture's baseline is safe
-        features = {}
+    host = describe_host()
+    triple, features = host.triple, dict(host.features)
     arch = _arch(triple)
     if arch not in _TRIPLES:
         raise TargetError(f"this machine is {triple}; tilewright runs on x86-64 and aarch64")
     baseline = _X86_BASE if arch == "x86_64" else ("fp-armv8", "neon")
-    if not features:
+    if not features:  # the architecture's baseline is safe
         found = _describe("native", arch, "x86-64" if arch == "x86_64" else "generic", set(baseline), triple)
     else:
         features |= dict.fromkeys(baseline, True)
         text = ",".join(("+" if on else "-") + f for f, on in sorted(features.items()))
-        found = _describe("native", arch, llvm.get_host_cpu_name(), {f for f, on in features.items() if on}, triple, text)
+        found = _describe("native", arch, host.cpu, {f for f, on in features.items() if on}, triple, text)
     return replace(found, **_cache_sizes(Path("/sys/devices/system/cpu/cpu0/cache")), cores=usable_cores())
 
 

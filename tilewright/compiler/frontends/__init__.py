@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -54,6 +54,10 @@ def load(model: object, inputs: Sequence[object] | None = None, method: str = ""
                      "ModelProto of an ONNX model, a torch.nn.Module, or trees of LightGBM, XGBoost or scikit-learn")
 
 
+@overload
+def check(model: str | os.PathLike[str] | bytes | ModelProto) -> list[Finding]: ...
+@overload
+def check(model: object) -> Sequence[Finding | SklearnFinding]: ...
 def check(model: object) -> Sequence[Finding | SklearnFinding]:
     """Everything in an ONNX model (path, bytes, ModelProto) or a fitted estimator of scikit-learn that Tilewright cannot compile;
     [] if there is nothing."""
