@@ -111,11 +111,15 @@ def test_lightgbm_refusals() -> None:
         tw.compile(booster({"linear_tree": True}, category=False), inputs=HOLES)
     with pytest.raises(tw.UnsupportedError, match="predict_proba"):
         tw.compile(booster({}), inputs=HOLES, method="predict_proba")
-    m = lgb.LGBMClassifier(n_estimators=2, verbose=-1).fit(X, np.array(["a", "b", "c"])[CLASS])
-    with pytest.raises(tw.UnsupportedError, match="predict_proba"):
-        tw.compile(m, inputs=X)
     with pytest.raises(tw.ModelError, match="not fitted"):
         tw.compile(lgb.LGBMRegressor(), inputs=X)
+
+
+def test_lightgbm_names_of_classes() -> None:
+    lgb = pytest.importorskip("lightgbm")
+    m = lgb.LGBMClassifier(n_estimators=2, verbose=-1).fit(X, np.array(["a", "b", "c"])[CLASS])
+    for x in (X[:1], X[:50]):
+        np.testing.assert_array_equal(np.asarray(tw.compile(m, inputs=x)(x)), m.predict(x))
 
 
 # -- XGBoost -------------------------------------------------------------------------------------------------------------------
