@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from tests.compiler import programs
 from tilewright.autotune.task import Task, task_of
 from tilewright.backends.target import Target
 from tilewright.compiler.schedule.source import Wanted
 from tilewright.ir.expr import Buffer, Const, call
-from tilewright.ir.program import Compute, Program, compute, reduce
+from tilewright.ir.program import Program, compute, reduce
 from tilewright.ir.types import F32
 
 
@@ -22,13 +23,7 @@ def matmul(m: int = 17, k: int = 33, n: int = 19, names: tuple[str, str, str] = 
 
 
 def softmax(rows: int = 13, columns: int = 29) -> Program:
-    x = Buffer("x", F32, (rows, columns))
-    m = compute("m", F32, (rows,), lambda i: reduce("max", (columns,), lambda r: x[i, r]))
-    e = compute("e", F32, (rows, columns), lambda i, j: call("exp", x[i, j] - m.buffer[i]))
-    s = compute("s", F32, (rows,), lambda i: reduce("sum", (columns,), lambda r: e.buffer[i, r]))
-    y = compute("y", F32, (rows, columns), lambda i, j: e.buffer[i, j] / s.buffer[i])
-    computes: tuple[Compute, ...] = (m, e, s, y)
-    return Program("softmax", (x,), (y.buffer,), computes)
+    return programs.softmax(rows, columns)
 
 
 def task(p: Program | None = None, threads: int = 1, packable: frozenset[str] = frozenset({"w"})) -> Task:

@@ -42,21 +42,8 @@ Inputs = Mapping[str, object] | Sequence[object] | np.ndarray
 def compile(model: object, *, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
             precision: str = "f32", schedules: ScheduleSource | None = None, cache: bool = True,
             strict: bool = False, method: str = "", iterations: tuple[int, int] | None = None) -> Executable:
-    """Compiles a model to native code.
-
-    model:     path, bytes or ModelProto of ONNX; a torch.nn.Module (then `inputs` are example tensors); a model on tables of
-               LightGBM, XGBoost or scikit-learn (then `inputs` is a sample X, whose dtype counts, and calls take any number
-               of rows).
-    inputs:    fixes symbolic shapes now instead of at the first call: example arrays in order, or name -> shape or array.
-    target:    "native", or another processor (`Target.parse`) for export.
-    threads:   how many threads may take part in a call, the caller's included (default: all cores available).
-    precision: "f32": as the model says.
-    schedules: who chooses them (default: the heuristic). `tilewright.compile` takes the path of a tuning log as well.
-    cache:     keep compiled objects on disk.
-    strict:    only sums as the model writes them: no Winograd convolutions, which are about twice as fast and have up to ten
-               times the rounding error (docs/accuracy.md).
-    method:    of a model on tables: "predict" (default), "predict_proba", "decision_function", "apply", …
-    iterations: of a booster: the rounds [begin, end) to use (default: what its own predict uses).
+    """`tilewright.compile` without the tuner: `schedules` is who chooses them (default: the heuristic), not the path of a log.
+    Every other argument is described there.
 
     Raises ModelError, UnsupportedError, InputError, TargetError.
     """

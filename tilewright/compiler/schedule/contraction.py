@@ -78,14 +78,19 @@ def _tiles(roles: Roles, lanes: int, target: Target) -> Iterator[Tile]:
 
 
 def _spare(roles: Roles, lanes: int, target: Target) -> int:
-    """Registers beside the accumulators and the wide operand's vectors: for broadcasts, for products that are not fused,
-    for pieces of a ragged vector where there are no masks. NEON multiplies by a lane of a register, which takes loads
-    of several rows in flight."""
-    own = 4 if target.arch == "aarch64" else 1 if target.has_fma else 2
+    """Registers beside the accumulators and the wide operand's vectors, pieces of a ragged vector included where there are no
+    masks."""
+    own = _own_registers(target)
     if target.has_masks or roles.vector.extent % lanes == 0:
         return own
     # vectors that hold nothing but the odd piece are taken apart by LLVM
     return own + (2 if roles.vector.extent > lanes else target.vector_registers // 2 - own)
+
+
+def _own_registers(target: Target) -> int:
+    """Registers for broadcasts, and for products that are not fused. NEON multiplies by a lane of a register, which takes loads
+    of several rows in flight."""
+    return 4 if target.arch == "aarch64" else 1 if target.has_fma else 2
 
 
 def _n_vectors(roles: Roles, lanes: int) -> int:
@@ -129,7 +134,7 @@ def product_cycles(points: int, vectors: int, k: int, target: Target) -> float:
     """The fewest estimated cycles of a matrix product: `points` rows by `vectors` vectors of columns over `k` steps."""
     best = math.inf
     for v in range(1, min(6, vectors) + 1):
-        most = (target.vector_registers - (4 if target.arch == "aarch64" else 1 if target.has_fma else 2) - v) // v
+        most = (target.vector_registers - _own_registers(target) - v) // v
         if most < 1:
             break
         full, rest = divmod(vectors, v)

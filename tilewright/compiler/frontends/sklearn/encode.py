@@ -11,8 +11,6 @@ from .columns import Columns, Hot, column, joined
 from .estimator import Estimator, converts
 from .search import category, positions
 
-MANY = 64  # columns of categories at once
-
 
 def _categories(e: Estimator) -> list[np.ndarray]:
     return [np.asarray(c) for c in e.list("categories_")]
