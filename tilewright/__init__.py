@@ -21,6 +21,7 @@ from .errors import (
     UnsupportedError,
     VerifyError,
 )
+from .version import __version__
 
 if TYPE_CHECKING:
     from .api import compile, tune
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from .compiler.frontends import check
     from .compiler.load import load
     from .ir.types import TensorSpec
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Executable", "InputError", "ModelError", "ScheduleError", "ShapeError", "Target", "TargetError", "TensorSpec",

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tilewright.compiler.fuse import fuse
-from tilewright.compiler.lower import Kernel, Ref, lower, with_loops
+from tilewright.compiler.kernel import Kernel, Ref, with_loops
+from tilewright.compiler.lower import lower
 from tilewright.compiler.memory import ArenaPlan, plan_arena
 from tilewright.compiler.views import Storage, Views, plan_views
 from tilewright.ir.expr import Buffer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import tilewright.ir.ops  # noqa: F401
 from tests.compiler.plan_interpreter import compile_plan
-from tilewright.compiler.lower import Kernel, Ref
+from tilewright.compiler.kernel import Kernel, Ref
 from tilewright.compiler.memory import ALIGN, PAGE, overwrites_safely, plan_arena
 from tilewright.compiler.views import Storage
 from tilewright.ir.builder import GraphBuilder

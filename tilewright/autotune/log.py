@@ -26,9 +26,9 @@ from typing import cast
 
 import llvmlite
 
-from .. import __version__
 from ..backends.target import Target
 from ..errors import ModelError
+from ..version import __version__
 
 VERSION = 1
 STATUSES = ("ok", "compile_error", "wrong_result", "timeout", "crash")

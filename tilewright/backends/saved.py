@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import numpy as np
 
-from .. import __version__, config
+from .. import config
 from ..errors import InputError, ModelError, TargetError, TilewrightError
 from ..ir.text import arrays_of, parse_graph, print_graph
 from ..ir.types import DTYPES, TensorSpec, TensorType, dtype_of
+from ..version import __version__
 from .files import write_whole
 from .instance import Instance, Preparation
 from .llvm.elf import ElfError, combine, relocatable

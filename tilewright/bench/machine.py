@@ -7,8 +7,8 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import __version__
 from ..backends.target import Target
+from ..version import __version__
 from .engines import ENGINES
 
 Description = dict[str, str | int | float | list[float] | dict[str, str]]

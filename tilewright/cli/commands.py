@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import __version__
+from ..version import __version__
 from .console import duration, note, size, table
 
 if TYPE_CHECKING:

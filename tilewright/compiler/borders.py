@@ -14,7 +14,7 @@ import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
 from ..ir.expr import Const
-from .lower import Kernel
+from .kernel import Kernel
 from .memory import plan_arena
 from .views import Storage
 

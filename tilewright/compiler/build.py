@@ -29,7 +29,8 @@ from ..ir.types import contiguous_strides
 from . import pipeline
 from .borders import kept_borders, only_borders
 from .fuse import Partition, fuse
-from .lower import Kernel, Ref, lower, with_loops
+from .kernel import Kernel, Ref, with_loops
+from .lower import lower
 from .memory import ArenaPlan, plan_arena
 from .passes import default_passes
 from .passes.cse import cse

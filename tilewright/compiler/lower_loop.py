@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from ..ir.graph import Graph, Node
 from ..ir.ops.loop import ScanAttrs, body_of, row
 from .fuse import fuse
-from .lower import Kernel, LoopRun, Ref, copy_kernel, lower
+from .kernel import Kernel, LoopRun, Ref
+from .lower import copy_kernel, lower
 from .memory import overwrites_safely
 from .views import Borders, Placement, Storage, Views, plan_views
 

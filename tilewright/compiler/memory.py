@@ -15,7 +15,7 @@ from types import MappingProxyType
 from ..ir.affine import Linear, address, flat_address, linear
 from ..ir.expr import Axis, Var, loads, reduces
 from ..ir.program import Compute, Program
-from .lower import Kernel
+from .kernel import Kernel
 from .views import Storage
 
 ALIGN = 64

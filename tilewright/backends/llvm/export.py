@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ... import __version__
 from ...errors import InputError, UnsupportedError
 from ...ir.types import DType, TensorType
+from ...version import __version__
 from ..files import write_whole
 from ..instance import Instance
 from ..plan import ARENA_ALIGN, Plan

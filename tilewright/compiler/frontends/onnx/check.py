@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ....ir.op import importer_for
-from . import control, sequences  # noqa: F401  (they register the handlers of control flow and sequences)
+from . import control, scan, sequences  # noqa: F401  (they register the handlers of control flow and sequences)
 from .graphs import graph_scope, subgraphs
 from .loading import OnnxModel, domain_of, load_model, opset_versions
 from .nodes import HANDLERS, old_opset_is_safe, why_unsupported

@@ -1,4 +1,4 @@
-"""Control flow: If picks its branch, Loop and Scan unroll. What decides must be known; if only run time knows it, the
+"""Control flow: If picks its branch, Loop unrolls (and Scan, in scan.py). What decides must be known; if only run time knows it, the
 model is cut there and the rest specialised by it (see importer.py)."""
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ....errors import ModelError
 from ....ir.graph import Value
-from .attributes import plain, resolved
+from .attributes import resolved
 from .graphs import Scope, describe, free_names, graph_scope
 from .importer import Importer
 from .nodes import BindTask, NodeTask, bind, handler, node_tasks
@@ -97,7 +97,7 @@ class LoopTask:
         if self._ended(imp):
             outs = [imp.env[k] for k in self.carried]
             n = len(self.carried)
-            outs += [_stack(imp, [imp.env[k] for k in s], self.body, 1 + n + j) for j, s in enumerate(self.scans)]
+            outs += [scan_output(imp, [imp.env[k] for k in s], self.body, 1 + n + j) for j, s in enumerate(self.scans)]
             bind(imp, self.node, self.scope, outs)
             return
         n = len(self.carried)
@@ -138,7 +138,7 @@ def import_loop(imp: Importer, node: NodeProto, scope: Scope) -> None:
     imp.push(LoopTask(node, scope, body, body_scope(imp, body, scope, "Loop"), count, cond, keys, ((),) * (len(body.output) - 1 - carried)))
 
 
-def _stack(imp: Importer, items: Sequence[Item], body: GraphProto, output: int) -> Item:
+def scan_output(imp: Importer, items: Sequence[Item], body: GraphProto, output: int) -> Item:
     """The values of one scan output along a new first axis. Without iterations, the body's declaration gives the type."""
     values = [x for x in items if isinstance(x, Value)]
     if len(values) != len(items):
@@ -160,100 +160,3 @@ def stack(imp: Importer, values: Sequence[Value], axis: int) -> Value:
 def take(imp: Importer, x: Value, axis: int, index: int) -> Value:
     """x[…, index, …] without that axis."""
     return imp.apply("Gather", [x, imp.builder.constant(np.array(index, np.int64))], axis=axis)
-
-
-@dataclass(frozen=True, eq=False)
-class ScanTask:
-    """Iteration `i` of a Scan over `length` steps, or its end."""
-
-    node: NodeProto
-    scope: Scope
-    body: GraphProto
-    inner: Scope
-    length: int
-    scanned: tuple[str, ...]  # keys of the scan inputs
-    axes: tuple[int, ...]
-    backward: tuple[bool, ...]
-    out_axes: tuple[int, ...]
-    out_backward: tuple[bool, ...]
-    targets: tuple[str, ...]  # keys of the results, "" where unused
-    carried: tuple[str, ...]
-    scans: tuple[tuple[str, ...], ...]
-    i: int = 0
-
-    def reads(self) -> frozenset[str]:
-        return frozenset((*self.scope.keys(free_names(self.body)), *self.scanned, *self.carried, *(k for s in self.scans for k in s)))
-
-    def run(self, imp: Importer) -> None:
-        imp.where = imp.builder.source = describe(self.node)
-        imp.builder.wanted = ()
-        if self.i == self.length:
-            self._finish(imp)
-            return
-        steps = []
-        for key, axis, back in zip(self.scanned, self.axes, self.backward, strict=True):
-            x = imp.env[key]
-            assert isinstance(x, Value)
-            steps.append(take(imp, x, axis, self.length - 1 - self.i if back else self.i))
-        n = len(self.carried)
-        tasks, outputs = enter(imp, self.body, again(imp, self.inner), (*(imp.env[k] for k in self.carried), *steps))
-        scans = tuple((*s, k) for s, k in zip(self.scans, outputs[n:], strict=True))
-        imp.push(*tasks, replace(self, carried=outputs[:n], scans=scans, i=self.i + 1))
-
-    def _finish(self, imp: Importer) -> None:
-        results = [imp.env[k] for k in self.carried]
-        for j, s in enumerate(self.scans):
-            items = [imp.env[k] for k in s]
-            axis, values = self.out_axes[j], [x for x in items if isinstance(x, Value)]
-            if self.out_backward[j]:
-                values.reverse()
-            if not values or axis == 0:
-                results.append(_stack(imp, values, self.body, len(self.carried) + j))
-            else:
-                results.append(stack(imp, values, axis + values[0].type.rank + 1 if axis < 0 else axis))
-        imp.env.update({k: x for k, x in zip(self.targets, results, strict=False) if k})
-
-
-@handler("Scan")
-def import_scan(imp: Importer, node: NodeProto, scope: Scope) -> None:
-    attrs, body = plain(node, scope), body_of(node, scope, "body")
-    old = scope.opsets[""] < 9
-    n_scan = attrs.get("num_scan_inputs")
-    names = node.input[1:] if old else node.input
-    if not isinstance(n_scan, int) or not 0 < n_scan <= len(names):
-        raise ModelError(f"{describe(node)}: num_scan_inputs is {n_scan}, the node has {len(names)} inputs")
-    state, scanned = names[:len(names) - n_scan], names[len(names) - n_scan:]
-    n_out = len(body.output) - len(state)
-    if len(body.input) != len(names) or n_out < 0:
-        raise ModelError(f"{describe(node)}: the body has {len(body.input)} inputs and {len(body.output)} outputs for {len(names)} values")
-    xs = [imp.get(scope, s) for s in scanned]
-    for s in state:
-        imp.get(scope, s)
-    if old:
-        from .scan8 import import_batched
-        import_batched(imp, node, scope, body, state, scanned, attrs)
-        return
-    axes, lengths = [], set()
-    for name, x, axis in zip(scanned, xs, _ints(attrs, "scan_input_axes", n_scan), strict=True):
-        if not isinstance(x, Value) or not -x.type.rank <= axis < x.type.rank:
-            raise ModelError(f"{describe(node)}: the scan input {name!r} has no axis {axis}")
-        axes.append(axis % x.type.rank)
-        lengths.add(x.type.shape[axis])
-    if len(lengths) != 1:
-        raise ModelError(f"{describe(node)}: the scan inputs differ in length: {', '.join(map(str, sorted(lengths)))}")
-    imp.push(ScanTask(
-        node, scope, body, body_scope(imp, body, scope, "Scan"), lengths.pop(), scope.keys(scanned), tuple(axes),
-        flags(attrs, "scan_input_directions", n_scan), _ints(attrs, "scan_output_axes", n_out),
-        flags(attrs, "scan_output_directions", n_out),
-        tuple(scope.prefix + o if o else "" for o in node.output), scope.keys(state), ((),) * n_out))
-
-
-def _ints(attrs: dict[str, object], name: str, n: int) -> tuple[int, ...]:
-    value = attrs.get(name, (0,) * n)
-    if not isinstance(value, tuple) or len(value) != n:
-        raise ModelError(f"{name} must have {n} entries")
-    return value
-
-
-def flags(attrs: dict[str, object], name: str, n: int) -> tuple[bool, ...]:
-    return tuple(bool(x) for x in _ints(attrs, name, n))

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from .importer import Importer
 
 
-def expand(imp: Importer, node: NodeProto, scope: Scope, body: FunctionProto) -> None:
-    """Pushes the tasks of a function's body, in a scope of its own, in place of `node`."""
-    from .nodes import BindTask, node_tasks
+def call(imp: Importer, node: NodeProto, scope: Scope, body: FunctionProto) -> tuple[Scope, tuple[tuple[str, str], ...]]:
+    """A scope for the function's body, with its inputs bound; (a key of `node`'s output, the key in that scope) for each."""
     where = describe(node)
     if len(node.input) > len(body.input) or len(node.output) > len(body.output):
         raise ModelError(f"{where} has {len(node.input)} inputs and {len(node.output)} outputs, but its function takes "
@@ -36,7 +35,7 @@ def expand(imp: Importer, node: NodeProto, scope: Scope, body: FunctionProto) ->
     if absent:
         raise ModelError(f"{where}: its function does not compute the output {absent[0]!r}")
     pairs = tuple((scope.prefix + out, inner.prefix + body.output[k]) for k, out in enumerate(node.output) if out)
-    imp.push(*node_tasks(inner), BindTask(pairs))
+    return inner, pairs
 
 
 def schema_function(node: NodeProto, scope: Scope, domain: str, opset: int, inputs: Sequence[Item]) -> FunctionProto | None:

@@ -17,7 +17,7 @@ from .schemas import find_schema
 from .state import Item
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
+    from onnx import FunctionProto, NodeProto
 
 Handler = Callable[[Importer, "NodeProto", Scope], "Sequence[Item] | None"]
 HANDLERS: dict[str, Handler] = {}  # ops of ONNX's own domain that are more than tensor operators; filled by control.py, sequences.py
@@ -88,8 +88,7 @@ def import_node(imp: Importer, node: NodeProto, scope: Scope) -> Sequence[Item] 
     domain = domain_of(node.domain)
     local = scope.model.functions.get((domain, node.op_type, node.overload))
     if local is not None:
-        functions.expand(imp, node, scope, local)
-        return None
+        return _expand(imp, node, scope, local)
     if domain not in scope.opsets:
         raise ModelError(f"the model does not import the operators of {node.domain or 'ai.onnx'!r}")
     opset = scope.opsets[domain]
@@ -102,8 +101,13 @@ def import_node(imp: Importer, node: NodeProto, scope: Scope) -> Sequence[Item] 
     body = functions.schema_function(node, scope, domain, opset, inputs)
     if body is None:
         raise UnsupportedError(why_unsupported(domain, node.op_type, opset))
-    functions.expand(imp, node, scope, body)
-    return None
+    return _expand(imp, node, scope, body)
+
+
+def _expand(imp: Importer, node: NodeProto, scope: Scope, body: FunctionProto) -> None:
+    """The tasks of a function's body, in place of `node`."""
+    inner, pairs = functions.call(imp, node, scope, body)
+    imp.push(*node_tasks(inner), BindTask(pairs))
 
 
 def _tensor_op(imp: Importer, importer: OnnxImporter, node: NodeProto, scope: Scope, opset: int,

@@ -10,7 +10,7 @@ import numpy as np
 from ....errors import ModelError, UnsupportedError
 from ....ir.types import UNKNOWN_RANK, TensorSpec, TensorType, dtype_of
 from ..source import Data, InputSpec, NeedsValue, OptionalSpec, Segment, SequenceSpec, ValueType, concrete_types, type_of
-from . import control, sequences  # noqa: F401  (they register the handlers of control flow and sequences)
+from . import control, scan, sequences  # noqa: F401  (they register the handlers of control flow and sequences)
 from .graphs import graph_scope
 from .importer import Importer
 from .loading import OnnxModel, check_text, opset_versions
