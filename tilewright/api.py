@@ -36,7 +36,7 @@ def compile(model: object, *, inputs: Inputs | None = None, target: str | Target
                scheduled by the heuristic; `Executable.explain` says what became of each record.
     cache:     keep compiled objects on disk.
     strict:    only sums as the model writes them: no Winograd convolutions, which are about twice as fast and have up to ten
-               times the rounding error (docs/accuracy.md).
+               times the rounding error, and subnormal weights count (docs/accuracy.md).
     method:    of a model on tables: "predict" (default), "predict_proba", "decision_function", "apply", …
     iterations: of a booster: the rounds [begin, end) to use (default: what its own predict uses).
 

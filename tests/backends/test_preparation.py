@@ -50,6 +50,21 @@ def test_values_in_between_that_others_read() -> None:
     agrees(b.graph([packed, padded, w, pack(b, t, (0, 2), (6, 3, 4), (1, 0, 2))]))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_subnormal_numbers_go_where_they_are_copied(packed: bool) -> None:
+    b = GraphBuilder("prepare")
+    w = b.input("w", TensorType(F32, (50, 700)))
+    v = pack(b, w, (14, 20), (4, 16, 45, 16), (0, 2, 1, 3)) if packed else b.op("transpose", w, perm=(1, 0))
+    graph = b.graph([b.op("flush_subnormal", v)])
+    tiny = float(np.finfo(np.float32).smallest_normal)
+    a = np.random.default_rng(0).choice(np.array([tiny, -tiny, tiny / 2, -tiny / 3, 1e-45, 0, 1, np.nan, -np.inf], "f4"), (50, 700))
+    kept = a.copy()
+    _, (got,) = Preparation(graph, {"w": a}).evaluate()
+    np.testing.assert_array_equal(got, run_graph(graph, {"w": a})[graph.outputs[0].name])
+    np.testing.assert_array_equal(a, kept)
+    assert set(np.abs(got[np.isfinite(got)])) == {np.float32(0), np.float32(tiny), np.float32(1)}
+
+
 def test_padding_in_front_is_no_packing() -> None:
     b = GraphBuilder("prepare")
     v = b.op("pad", b.input("w", TensorType(F32, (5, 3))), before=(1, 0), after=(2, 1))

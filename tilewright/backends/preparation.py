@@ -1,7 +1,8 @@
 """How a plan's weights follow from the model's: a graph, evaluated with NumPy when code is loaded or weights change.
 
 Weights are large, so each of the plan's is written once, straight into the memory it stays in (`weights.py`): reshapes and
-transposes on the way are views, and the padding of a packed layout is left out of the copy (pages of fresh memory are zero).
+transposes on the way are views, the padding of a packed layout is left out of the copy (pages of fresh memory are zero), and
+subnormal numbers are looked for where the copy lies.
 """
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.op import OPS
 from ..ir.ops.shape import TransposeAttrs
 from ..ir.ops.slices import PadAttrs
+from ..ir.ops.subnormal import flush_in_place
 from ..ir.types import TensorType, dtype_of
 from .mapped import MappedFile, check, file_of, release, release_file
 from .weights import Placement
@@ -73,8 +75,12 @@ def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.n
         if name in packings:
             a = place.zeros(types[name])
             lay_out(env[packings[name].source], packings[name].digits, a.transpose(np.argsort(packings[name].perm)))
+            if packings[name].flush:
+                flush_in_place(a)
             out[name] = env[name] = place.settled(a)
             del a
+        elif n.op == "flush_subnormal" and name in types:
+            out[name] = env[name] = _placed(env[n.operands[0].name], place, flush=True)
         elif name not in inside:
             for v, a in zip(n.outputs, _run(n, env), strict=True):
                 assert (a.shape, a.dtype) == (v.type.shape, v.type.dtype.numpy), f"{n.op}: reference gives {a.dtype}{a.shape}, not {v.type}"
@@ -121,9 +127,11 @@ def _run(n: Node, env: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         return [np.asarray(r) for r in OPS[n.op].reference(n.attrs, *ins)]
 
 
-def _placed(a: np.ndarray, place: Placement) -> np.ndarray:
+def _placed(a: np.ndarray, place: Placement, flush: bool = False) -> np.ndarray:
     out = place.zeros(TensorType(dtype_of(a.dtype), a.shape))
     out[...] = a
+    if flush:
+        flush_in_place(out)
     return place.settled(out)
 
 
@@ -154,11 +162,13 @@ class _Files:
 # -- packed layouts ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class _Packing:
-    """transpose(reshape(pad(source)), perm), where the reshape takes each dimension apart into `digits`."""
+    """transpose(reshape(pad(source)), perm), where the reshape takes each dimension apart into `digits`. flush: and subnormal
+    numbers are 0."""
 
     source: str
     digits: tuple[tuple[int, ...], ...]
     perm: tuple[int, ...]
+    flush: bool
 
 
 def _packings(graph: Graph) -> tuple[dict[str, _Packing], set[str]]:
@@ -168,15 +178,16 @@ def _packings(graph: Graph) -> tuple[dict[str, _Packing], set[str]]:
     found: dict[str, _Packing] = {}
     inside: set[str] = set()
     for v in graph.outputs:
-        last, split, pad = chain = _chain(v, ("transpose", "reshape", "pad"), makers)
+        flush = _chain(v, ("flush_subnormal",), makers)[0]
+        last, split, pad = chain = _chain(flush.operands[0] if flush else v, ("transpose", "reshape", "pad"), makers)
         if last is None or split is None or pad is None or any(
-                len(users[n.outputs[0].name]) != 1 or n.outputs[0].name in results for n in chain[1:] if n):
+                len(users[n.outputs[0].name]) != 1 or n.outputs[0].name in results for n in (chain if flush else chain[1:]) if n):
             continue
         assert isinstance(last.attrs, TransposeAttrs) and isinstance(pad.attrs, PadAttrs)
         digits = _digits(pad.outputs[0].type.shape, split.outputs[0].type.shape)
         if digits and pad.attrs.mode == "constant" and not pad.attrs.value and not any(pad.attrs.before):
-            found[v.name] = _Packing(pad.operands[0].name, digits, last.attrs.perm)
-            inside |= {split.outputs[0].name, pad.outputs[0].name}
+            found[v.name] = _Packing(pad.operands[0].name, digits, last.attrs.perm, flush is not None)
+            inside |= {split.outputs[0].name, pad.outputs[0].name} | ({last.outputs[0].name} if flush else set())
     return found, inside
 
 

@@ -23,9 +23,10 @@ from ..errors import InputError, UnsupportedError
 from ..ir.builder import GraphBuilder
 from ..ir.expr import Buffer
 from ..ir.graph import Constant, Graph, Node, Value
+from ..ir.kinds import is_contraction
 from ..ir.loops import Pack, Scheduled
 from ..ir.op import OPS
-from ..ir.types import contiguous_strides
+from ..ir.types import F32, contiguous_strides
 from . import pipeline
 from .borders import kept_borders, only_borders
 from .fuse import Partition, fuse
@@ -38,6 +39,7 @@ from .passes.dce import dce
 from .passes.layout import choose_layouts
 from .passes.loop_bodies import loop_bodies
 from .passes.preparation import Prepared, split_preparation
+from .passes.skip_padding import skip_padding
 from .passes.trees import choose_trees
 from .plan_cache import WORTH_SECONDS, StoredPlan, load_plan, plan_key, preparation_of, store_plan
 from .schedule.source import HEURISTIC, Choice, ScheduleSource, Wanted
@@ -85,9 +87,12 @@ class Lowered:
 
 
 def passes_for(target: Target, strict: bool = False, threads: int = 1) -> tuple[pipeline.Pass, ...]:
-    """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd)."""
+    """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd),
+    and no product left out."""
     layouts = (pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict, threads)),
                pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
+    if not strict:
+        layouts = (pipeline.Pass("skip_padding", skip_padding), *layouts)
     inside = (*default_passes(), *layouts)
     bodies = pipeline.Pass("loop_bodies", lambda g: loop_bodies(g, lambda body: pipeline.run_inside(body, inside)))
     return (pipeline.Pass("choose_trees", lambda g: choose_trees(g, target)), *default_passes(), bodies, *layouts)
@@ -237,6 +242,7 @@ class Assembly:
         self.low, self.options, self.prefix, self.first_weight = low, options, prefix, first_weight
         self.code: dict[str, Scheduled] = {}
         self.symbols: dict[int, str] = {}
+        self.factors: frozenset[int] = frozenset()  # numbers of weights
         self.weights: dict[tuple[int, tuple[int, ...], Pack | None], int] = {}
         main = low.prepared.main
         self.parameters: tuple[Value, ...] = (*low.prepared.parameters, *(c.value for c in main.constants.values()))
@@ -273,6 +279,7 @@ class Assembly:
         results = tuple((n, v.type) for n, v in zip(outputs, g.outputs, strict=True))
         loops = _loops(self.low.kernels)
         meet = phases([self._touches(i) for i in range(len(calls))], self.teams, loops)
+        self.factors = frozenset[int]() if self.options.strict else self._factors(calls)
         return Plan(tuple((v.name, v.type) for v in self.low.prepared.inputs), results,
                     tuple(weights), self.arena.bytes, calls, meet, loops, fills=tuple(dict.fromkeys(starmap(self._fill, self.fills))))
 
@@ -353,8 +360,17 @@ class Assembly:
         types = (*(None if v is None else v.type for v in node.inputs), *(v.type for v in node.outputs))
         return HostCall(node.op, attrs_text(node.attrs), args, types, len(node.inputs), k.label)
 
+    def _factors(self, calls: Sequence[Call]) -> frozenset[int]:
+        """The numbers of the weights in f32 that only contractions read, as factors or in what follows them."""
+        read: dict[bool, set[int]] = {True: set(), False: set()}
+        for k, c in zip(self.low.kernels, calls, strict=True):
+            multiplies = k.program is not None and any(map(is_contraction, k.program.computes))
+            read[multiplies] |= {a.index - self.first_weight for a in c.args if a.kind == "weight"}
+        return frozenset(n for n, (index, *_) in enumerate(self.weights)
+                         if n in read[True] - read[False] and self.parameters[index].type.dtype == F32)
+
     def preparation(self) -> Graph:
-        """The graph that computes the plan's weights, packed as the kernels want them."""
+        """The graph that computes the plan's weights, packed as the kernels want them; known after `plan`."""
         prep = self.low.prepared.prep
         b = GraphBuilder(prep.name)
         env: dict[str, Value] = {}
@@ -369,7 +385,8 @@ class Assembly:
         for n in prep.nodes:
             b.nodes.append(n)
             env.update({v.name: v for v in n.outputs})
-        outs = [_packed(b, env[self.parameters[index].name], shape, pack) for index, shape, pack in self.weights]
+        outs = [_op(b, _packed(b, env[self.parameters[index].name], shape, pack), "flush_subnormal", k in self.factors)
+                for k, (index, shape, pack) in enumerate(self.weights)]
         return dce(b.graph(outs))
 
 
