@@ -193,7 +193,7 @@ def leaf_counts(f: Forest) -> np.ndarray:
 
 def make_slices(f: Forest, r: Ranks, most_conditions: int = CHUNK_CONDITIONS) -> Slices:
     """`most_conditions`: as many as the second-level cache holds besides the rest, 64 bytes each."""
-    order, owner, counts, begin, middle, leaf_tree, leaf_number, leaf_place = _ranges(f)
+    order, owner, counts, begin, middle, leaf_tree, leaf_number, leaf_place = ranges(f)
     planes = max(4, int(counts.max(initial=1) - 1).bit_length())
     condition = r.column[order] << 8 | r.bound[order]
     sizes = np.bincount(owner, minlength=len(f.trees))
@@ -260,7 +260,7 @@ def _below(below: np.ndarray, children: np.ndarray) -> np.ndarray:
     return np.where(c >= 0, below[np.maximum(c, 0)] if len(below) else 1, 1)
 
 
-def _ranges(f: Forest) -> tuple[np.ndarray, ...]:
+def ranges(f: Forest) -> tuple[np.ndarray, ...]:
     """Nodes ordered by tree and level, their trees; leaves of each tree; each node's a and m; the leaves' trees, numbers in
     the forest and places in their trees."""
     levels, below, counts = _spans(f)
@@ -284,37 +284,7 @@ def _ranges(f: Forest) -> tuple[np.ndarray, ...]:
             np.concatenate([n for _, n in leaf_parts]), np.concatenate(leaf_place))
 
 
-# -- one row -----------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False, slots=True)
-class Rows:
-    """nodes: u8[T, 4, 64], of each tree the column, bound, left and right child of its nodes, in order of levels; a child is
-    128 | node, or a leaf. columns: i32[T], of the result. leaves: i32[64 T], as in Slices. rounds: 2^rounds >= depth."""
-
-    nodes: np.ndarray
-    columns: np.ndarray
-    leaves: np.ndarray
-    rounds: int
-
-
-def make_rows(f: Forest, r: Ranks) -> Rows | None:
-    """None where a tree has more than 64 leaves or there are more than 256 columns."""
-    order, owner, counts, _, _, leaf_tree, leaf_number, leaf_place = _ranges(f)
-    if counts.max(initial=0) > 64 or r.columns > 256:
-        return None
-    nodes = np.zeros((len(f.trees), 4, 64), np.uint8)
-    place = _within(owner)
-    node_place, leaf_code = np.zeros(len(f.nodes), np.int64), np.zeros(int(leaf_number.max(initial=0)) + 1, np.int64)
-    node_place[order], leaf_code[leaf_number] = place, leaf_place
-    nodes[owner, 0, place], nodes[owner, 1, place] = r.column[order], r.bound[order]
-    for k, side in ((2, Field.LEFT), (3, Field.RIGHT)):
-        child = f.nodes[order, side].astype(np.int64)
-        nodes[owner, k, place] = np.where(child >= 0, 128 | node_place[np.maximum(child, 0)], leaf_code[np.maximum(~child, 0)])
-    leaves = np.zeros(64 * len(f.trees), np.int32)
-    leaves[leaf_tree * 64 + leaf_place] = leaf_number
-    deepest = int(depths(f.nodes, f.trees[:, 0]).max(initial=1))
-    return Rows(nodes, f.trees[:, 1].copy(), leaves, max(0, int(deepest - 1).bit_length()))
-
-
+# -- sizes -----------------------------------------------------------------------------------------------------------
 def mean_depths(f: Forest) -> np.ndarray:
     """f64[T]: conditions on the way to a leaf, the mean over a tree's leaves."""
     levels, below, counts = _spans(f)

@@ -51,8 +51,7 @@ def _slices(a: Attrs, ins: Types, target: Target) -> _Made:
 
 
 def _row(a: Attrs, ins: Types, target: Target) -> _Made:
-    assert isinstance(a, trees.RowAttrs)
-    return 1, 0, lambda symbol: tree_row.emit_row(symbol, a, ins, target)
+    return 1, tree_row.workspace_bytes(ins), lambda symbol: tree_row.emit_row(symbol, ins, target)
 
 
 _MAKERS: dict[str, Callable[[Attrs, Types, Target], _Made]] = {

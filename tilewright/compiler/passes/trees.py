@@ -15,16 +15,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...backends.llvm.tree_row import row_lanes, step_cycles
 from ...backends.target import Target
+from ...ir import tree_rows
 from ...ir import tree_tables as tables
 from ...ir.forest import Forest
 from ...ir.graph import Graph, Node, Value
-from ...ir.ops.tree_engines import BLOCK, SlicesAttrs, slice_cycles, walk_cycles
+from ...ir.ops.tree_engines import BLOCK, SlicesAttrs, row_sizes, slice_cycles, walk_cycles
 from .rewriting import Rewriter, rewrite
 
 MOST_PLANES = 14  # 16,384 leaves of a tree: 1 MiB of masks
 SCALAR_GATHERS = 3.0  # how much longer sliced rows take where values are loaded one by one
-ROW_CYCLES = 16
+ONE_BY_ONE = 1.6  # how much longer walks take for one row
+MOST_AT_ONCE = 64    # trees of one row, where a register has less
 
 
 def choose_trees(g: Graph, target: Target) -> Graph:
@@ -45,9 +48,8 @@ def _engine(r: Rewriter, n: Node, ins: tuple[Value | None, ...], target: Target)
     if ranks.columns >= 1 << 24 or not len(f.trees) or not x.type.shape[0]:
         return None
     rows = x.type.shape[0]
-    one = tables.make_rows(f, ranks) if target.has("avx512vbmi") and values.type.dtype.is_float else None
-    if rows == 1 and one is not None:
-        return _row(r, x, ranks, one, values, base)
+    if rows == 1 and (lanes := _row_lanes(f, ranks, target)):
+        return _row(r, x, ranks, tree_rows.make_rows(f, ranks, lanes), values, base)
     if rows > 1 and _slices_win(f, ranks, rows, values.type.shape[1], target):
         return _sliced(r, x, ranks, tables.make_slices(f, ranks, max(64, target.l2 // 128)), values, base)
     w = tables.make_walks(f, ranks)
@@ -75,10 +77,22 @@ def _constants(r: Rewriter, *arrays: np.ndarray) -> list[Value]:
     return [r.b.constant(a, name="trees") for a in arrays]
 
 
-def _row(r: Rewriter, x: Value, ranks: tables.Ranks, t: tables.Rows, values: Value, base: Value) -> Sequence[Value]:
-    nodes, columns, leaves = _constants(r, t.nodes, t.columns, t.leaves)
+def _row(r: Rewriter, x: Value, ranks: tables.Ranks, t: tree_rows.Rows, values: Value, base: Value) -> Sequence[Value]:
+    sizes, ends, steps, trees, leaves = _constants(r, row_sizes(t, ranks.columns), t.ends, t.steps, t.trees, t.leaves)
     own = r.b.op("gather", values, leaves, axis=0)
-    return (r.b.op("tree_row", _ranks(r, x, ranks, False), nodes, columns, own, base, rounds=t.rounds),)
+    return (r.b.op("tree_row", _ranks(r, x, ranks, False), sizes, ends, steps, trees, own, base),)
+
+
+def _row_lanes(f: Forest, ranks: tables.Ranks, target: Target) -> int:
+    """Trees that `tree_row` takes at once; 0 where it cannot, or where walks are faster. Two registers of them, where there are
+    as many, wait less for each other."""
+    n = row_lanes(target)
+    if not n or not tree_rows.rows_fit(f, ranks):
+        return 0
+    most = MOST_AT_ONCE // n if n < MOST_AT_ONCE else 2
+    lanes = n * max(1, min(most, len(f.trees) // n))
+    scanned = tree_rows.row_steps(f, lanes) * (lanes // n) * step_cycles(ranks.columns, target)
+    return lanes if scanned < float(np.sum(ONE_BY_ONE * walk_cycles(tables.mean_depths(f)))) else 0
 
 
 def _sliced(r: Rewriter, x: Value, ranks: tables.Ranks, t: tables.Slices, values: Value, base: Value) -> Sequence[Value]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 
 from ..forest import category
 from ..graph import Attrs
 from ..op import Op, Sample, register
-from ..tree_tables import LIMIT, Group, make_ranks, make_rows, make_slices, make_walks
-from ..types import F32, F64, I32, U8, U32, U64, TensorType
+from ..tree_rows import MOST_COLUMNS, Rows, make_rows
+from ..tree_tables import LIMIT, Group, make_ranks, make_slices, make_walks
+from ..types import F32, F64, I32, I64, U8, U32, U64, TensorType
 from .trees import random_forest, random_rows
 
 BLOCK = 512  # rows that the engines for many rows take at once
@@ -26,11 +28,11 @@ def cycles(op: str, attrs: Attrs, ins: Sequence[TensorType]) -> float:
     rows = ins[0].shape[0] if op in ("tree_ranks", "tree_walk") else 1
     if op == "tree_ranks":
         return rows * (4 * ins[1].shape[1] + 2 * ins[3].shape[0]) + 12 * ins[1].shape[1]
-    trees = ins[2 if op == "tree_row" else 3].shape[0]
+    if op == "tree_row":
+        return ins[3].shape[0] * ins[3].shape[2] / 64 * (3 + ins[0].shape[1] / 16) + 5 * ins[4].shape[0]
+    trees = ins[3].shape[0]
     if op == "tree_walk":
         return rows * trees * float(walk_cycles(np.log2(max(2.0, ins[1].shape[0] / max(1, trees)))))
-    if op == "tree_row":
-        return 16 * trees
     assert isinstance(attrs, SlicesAttrs)
     return ins[0].shape[0] * slice_cycles(ins[2].shape[0], ins[4].shape[0], trees, attrs.planes, ins[5].shape[1])
 
@@ -150,11 +152,11 @@ class TreeWalk(Engine):
             yield Sample((*ranks, w.nodes, w.leaf, w.trees, f.values, f.base))
 
 
-def _sample(seed: int, rows: int, leaves: int = 12) -> tuple:
+def _sample(seed: int, rows: int, leaves: int = 12, trees: int = 21) -> tuple:
     rng = np.random.default_rng(seed)
     dtype = np.dtype((np.float32, np.float64)[seed % 2])
     values = np.dtype((np.float64, np.float32, np.int32)[seed % 3])
-    f = random_forest(rng, dtype, 21, leaves, 4, width=1 + seed % 2, columns=1 + 2 * (seed % 2), values=values, unbalanced=seed == 2)
+    f = random_forest(rng, dtype, trees, leaves, 4, width=1 + seed % 2, columns=1 + 2 * (seed % 2), values=values, unbalanced=seed == 2)
     return random_rows(rng, rows, 4, dtype), f, make_ranks(f)
 
 
@@ -207,39 +209,52 @@ class TreeSlices(Engine):
             yield Sample((*ranks, s.chunks, s.conditions, s.trees, s.nodes, np.ascontiguousarray(values), f.base), attrs)
 
 
-@dataclass(frozen=True, slots=True)
-class RowAttrs(Attrs):
-    rounds: int = 1  # 2^rounds >= the depth of each tree
+class RowSizes(IntEnum):
+    """Elements of `sizes` of tree_row."""
+
+    GROUPS = 0
+    TREES = 1
+    COLUMNS = 2
 
 
 @register
 class TreeRow(Engine):
-    """One row, a tree of up to 64 leaves in one register. Inputs: ranks u8[1, columns <= 256], and tables of `Rows`; values
-    [64 T, width]."""
+    """One row, a tree in each lane. Inputs: ranks u8[1, columns], sizes i64[3], and ends, steps and trees of `Rows`; values
+    [leaves, width] in the order of `Rows.leaves`."""
 
-    name, Attrs = "tree_row", RowAttrs
+    name = "tree_row"
 
-    def infer(self, attrs: RowAttrs, *ins: TensorType | None) -> tuple[TensorType, ...]:
-        r, nodes, columns, values = (t or TensorType(F32, ()) for t in ins[:4])
-        if r.dtype != U8 or r.rank != 2 or r.shape[0] != 1 or r.shape[1] > 256 or nodes.dtype != U8 or nodes.shape[1:] != (4, 64) \
-                or columns != TensorType(I32, nodes.shape[:1]) or values.shape[0] != 64 * nodes.shape[0]:
+    def infer(self, attrs: Attrs, *ins: TensorType | None) -> tuple[TensorType, ...]:
+        r, sizes, ends, steps, trees = (t or TensorType(F32, ()) for t in ins[:5])
+        if r.dtype != U8 or r.rank != 2 or r.shape[0] != 1 or r.shape[1] > MOST_COLUMNS or sizes != TensorType(I64, (len(RowSizes),)) \
+                or ends.dtype != I32 or steps.dtype != U8 or steps.shape[1:2] != (3,) or trees != TensorType(I32, (*trees.shape[:1], 4)):
             raise self.fail(f"{ins} are no tables")
         return self.result(1, ins)
 
-    def reference(self, attrs: RowAttrs, *ins: np.ndarray | None) -> tuple[np.ndarray, ...]:
-        r, nodes, columns, values, base = (a for a in ins if a is not None)
-        out = base.copy()
-        for t, (column, bound, left, right) in enumerate(nodes):
-            step = np.where(r[0, column] < bound, left, right)
-            for _ in range(attrs.rounds):
-                step = np.where(step & 128, step[step & 63], step)
-            out[columns[t]:columns[t] + values.shape[1]] += values[64 * t + int(step[0] & 63)]
+    def reference(self, attrs: Attrs, *ins: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        r, _, ends, steps, trees, values, base = (a for a in ins if a is not None)
+        out, found, begin = base.copy(), [], 0
+        for end in ends:
+            leaf = np.zeros(steps.shape[2], np.int64)
+            for k, (column, bound, first) in enumerate(steps[begin:end]):
+                leaf[(r[0, np.minimum(column, r.shape[1] - 1)] >= bound) & (first <= leaf)] = k + 1
+            found.append(leaf)
+            begin = end
+        for place, first, column, _ in trees:
+            out[column:column + values.shape[1]] += values[first + np.concatenate(found)[place]]
         return (out[None],)
 
     def samples(self) -> Iterable[Sample]:
-        for seed, leaves in enumerate((12, 64, 60, 3)):
-            x, f, r = _sample(seed, 1, leaves)
-            rows = make_rows(f, r)
-            assert rows is not None
+        for seed, (trees, leaves) in enumerate(((21, 12), (21, 64), (4, 256), (70, 3))):
+            x, f, r = _sample(seed, 1, leaves, trees)
             ranks = TreeRanks().reference(RanksAttrs(r.columns, r.count), x, r.groups, r.thresholds, r.sets, r.words)
-            yield Sample((*ranks, rows.nodes, rows.columns, f.values[rows.leaves], f.base), RowAttrs(rows.rounds))
+            for lanes in (64, 128):
+                yield Sample((*ranks, *row_inputs(make_rows(f, r, lanes), r.columns, f.values), f.base))
+
+
+def row_inputs(t: Rows, columns: int, values: np.ndarray) -> tuple[np.ndarray, ...]:
+    return row_sizes(t, columns), t.ends, t.steps, t.trees, values[t.leaves]
+
+
+def row_sizes(t: Rows, columns: int) -> np.ndarray:
+    return np.array([len(t.ends), len(t.trees), columns], np.int64)
