@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .forest import Forest
-from .tree_tables import Ranks, leaf_counts, ranges
+from .tree_tables import Ranks, Shapes, ranges
 
 MOST_LEAVES, MOST_COLUMNS = 256, 256  # numbers of one byte
 
@@ -35,18 +35,18 @@ class Rows:
     leaves: np.ndarray
 
 
-def rows_fit(f: Forest, r: Ranks) -> bool:
-    return r.columns <= MOST_COLUMNS and int(leaf_counts(f).max(initial=0)) <= MOST_LEAVES
+def rows_fit(r: Ranks, s: Shapes) -> bool:
+    return r.columns <= MOST_COLUMNS and int(s.counts.max(initial=0)) <= MOST_LEAVES
 
 
-def row_steps(f: Forest, lanes: int) -> int:
+def row_steps(s: Shapes, lanes: int) -> int:
     """Steps of all groups."""
-    return int(np.sort(leaf_counts(f) - 1)[::-1][::lanes].sum())
+    return int(np.sort(s.counts - 1)[::-1][::lanes].sum())
 
 
-def make_rows(f: Forest, r: Ranks, lanes: int) -> Rows:
+def make_rows(f: Forest, r: Ranks, s: Shapes, lanes: int) -> Rows:
     """Requires `rows_fit`."""
-    order, owner, counts, first, middle, leaf_tree, leaf_number, leaf_place = ranges(f)
+    order, owner, counts, first, middle, leaf_tree, leaf_number, leaf_place = ranges(f, s)
     by_size = np.argsort(-counts, kind="stable")
     place = np.zeros(len(counts), np.int64)
     place[by_size] = np.arange(len(counts))

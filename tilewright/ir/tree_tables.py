@@ -186,14 +186,9 @@ class Slices:
     leaves: np.ndarray
 
 
-def leaf_counts(f: Forest) -> np.ndarray:
-    """i64[T]."""
-    return _spans(f)[2]
-
-
-def make_slices(f: Forest, r: Ranks, most_conditions: int = CHUNK_CONDITIONS) -> Slices:
+def make_slices(f: Forest, r: Ranks, s: Shapes, most_conditions: int = CHUNK_CONDITIONS) -> Slices:
     """`most_conditions`: as many as the second-level cache holds besides the rest, 64 bytes each."""
-    order, owner, counts, begin, middle, leaf_tree, leaf_number, leaf_place = ranges(f)
+    order, owner, counts, begin, middle, leaf_tree, leaf_number, leaf_place = ranges(f, s)
     planes = max(4, int(counts.max(initial=1) - 1).bit_length())
     condition = r.column[order] << 8 | r.bound[order]
     sizes = np.bincount(owner, minlength=len(f.trees))
@@ -212,9 +207,10 @@ def _chunks(condition: np.ndarray, sizes: np.ndarray, ends: np.ndarray, most: in
     """Parts of the forest whose conditions, each once and in order, are few enough."""
     rows, lists = [], []
     local = np.zeros(len(condition), np.int64)
+    before = _before(condition)
     at, tree = 0, 0
     while tree < len(sizes):
-        last = _fitting(condition, sizes, ends, tree, most)
+        last = _fitting(before, sizes, ends, tree, most)
         begin, end = int(ends[tree] - sizes[tree]), int(ends[last - 1])
         unique, local[begin:end] = np.unique(condition[begin:end], return_inverse=True)
         rows.append((at, at + len(unique), tree, last))
@@ -223,24 +219,45 @@ def _chunks(condition: np.ndarray, sizes: np.ndarray, ends: np.ndarray, most: in
     return np.array(rows, np.int32).reshape(-1, 4), np.concatenate([*lists, [0]]).astype(np.uint32), local
 
 
-def _fitting(condition: np.ndarray, sizes: np.ndarray, ends: np.ndarray, first: int, most: int) -> int:
+def _before(condition: np.ndarray) -> np.ndarray:
+    """i64: where the same condition stands before, -1 for the first one."""
+    order = np.argsort(condition, kind="stable")
+    out = np.full(len(condition), -1, np.int64)
+    same = condition[order[1:]] == condition[order[:-1]]
+    out[order[1:][same]] = order[:-1][same]
+    return out
+
+
+def _fitting(before: np.ndarray, sizes: np.ndarray, ends: np.ndarray, first: int, most: int) -> int:
     """The tree behind the last one that shares a chunk with `first`."""
-    begin = int(ends[first] - sizes[first])
-
-    def fits(last: int) -> bool:
-        part = condition[begin:int(ends[last - 1])]
-        return len(part) <= most or len(np.unique(part)) <= most
-    low, step = first + 1, 1
-    while low + step <= len(sizes) and fits(low + step):
-        low, step = low + step, 2 * step
-    while step := step // 2:
-        if low + step <= len(sizes) and fits(low + step):
-            low += step
-    return low
+    begin, width = int(ends[first] - sizes[first]), 2 * most
+    while True:
+        distinct = np.cumsum(before[begin:begin + width] < begin)  # each counts where it stands first
+        if len(distinct) < width or distinct[-1] > most:
+            break
+        width *= 2
+    end = begin + int(np.searchsorted(distinct, most, side="right"))
+    return max(first + 1, int(np.searchsorted(ends, end, side="right")))
 
 
-def _spans(f: Forest) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, np.ndarray]:
-    """Levels of (tree, node), leaves below each node, leaves of each tree."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Shapes:
+    """levels: (tree, node) of all inner nodes, level by level, in order of the trees. below: leaves below each node. counts:
+    leaves of each tree."""
+
+    levels: list[tuple[np.ndarray, np.ndarray]]
+    below: np.ndarray
+    counts: np.ndarray
+
+    def mean_depths(self) -> np.ndarray:
+        """f64[T]: conditions on the way to a leaf, the mean over a tree's leaves."""
+        total = np.zeros(len(self.counts))
+        for t, n in self.levels:
+            total += np.bincount(t, self.below[n], len(total))
+        return total / np.maximum(self.counts, 1)
+
+
+def shapes(f: Forest) -> Shapes:
     tree, node = np.arange(len(f.trees)), f.trees[:, 0].astype(np.int64)
     levels = []
     while len(node):
@@ -252,7 +269,7 @@ def _spans(f: Forest) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray, 
     below = np.ones(len(f.nodes), np.int64)
     for _, n in reversed(levels):
         below[n] = _below(below, f.nodes[n, Field.LEFT]) + _below(below, f.nodes[n, Field.RIGHT])
-    return levels, below, _below(below, f.trees[:, 0])
+    return Shapes(levels, below, _below(below, f.trees[:, 0]))
 
 
 def _below(below: np.ndarray, children: np.ndarray) -> np.ndarray:
@@ -260,10 +277,10 @@ def _below(below: np.ndarray, children: np.ndarray) -> np.ndarray:
     return np.where(c >= 0, below[np.maximum(c, 0)] if len(below) else 1, 1)
 
 
-def ranges(f: Forest) -> tuple[np.ndarray, ...]:
+def ranges(f: Forest, s: Shapes) -> tuple[np.ndarray, ...]:
     """Nodes ordered by tree and level, their trees; leaves of each tree; each node's a and m; the leaves' trees, numbers in
     the forest and places in their trees."""
-    levels, below, counts = _spans(f)
+    levels, below, counts = s.levels, s.below, s.counts
     start = np.zeros(len(f.nodes), np.int64)
     leaf_parts = [(np.flatnonzero(f.trees[:, 0] < 0), ~f.trees[f.trees[:, 0] < 0, 0].astype(np.int64))]
     leaf_place = [np.zeros(len(leaf_parts[0][0]), np.int64)]
@@ -282,13 +299,3 @@ def ranges(f: Forest) -> tuple[np.ndarray, ...]:
     middle = start[order] + _below(below, f.nodes[order, Field.LEFT])
     return (order, owner, counts, start[order], middle, np.concatenate([t for t, _ in leaf_parts]),
             np.concatenate([n for _, n in leaf_parts]), np.concatenate(leaf_place))
-
-
-# -- sizes -----------------------------------------------------------------------------------------------------------
-def mean_depths(f: Forest) -> np.ndarray:
-    """f64[T]: conditions on the way to a leaf, the mean over a tree's leaves."""
-    levels, below, counts = _spans(f)
-    total = np.zeros(len(f.trees))
-    for t, n in levels:
-        np.add.at(total, t, below[n])
-    return total / np.maximum(counts, 1)

@@ -211,12 +211,13 @@ def _gather(r: Rewriter, n: Node, ins: Ins) -> Value | None:
         return None
     k = n.attrs.axis  # type: ignore[attr-defined]
     extent = x.type.shape[k]
-    places = [int(i) + extent if i < 0 else int(i) for i in at.reshape(-1)]
-    step = places[1] - places[0] if len(places) > 1 else 1
-    if step == 0 or set(np.diff(places).tolist()) - {step} or min(places) < 0 or max(places) >= extent:
+    places = at.reshape(-1).astype(np.int64)
+    places = np.where(places < 0, places + extent, places)
+    step = int(places[1] - places[0]) if len(places) > 1 else 1
+    if step == 0 or (np.diff(places) != step).any() or places.min() < 0 or places.max() >= extent:
         return None
     shape = x.type.shape
-    y = _slice_op(r, x, [places[0] if d == k else 0 for d in range(len(shape))], [step if d == k else 1 for d in range(len(shape))],
+    y = _slice_op(r, x, [int(places[0]) if d == k else 0 for d in range(len(shape))], [step if d == k else 1 for d in range(len(shape))],
                   tuple(len(places) if d == k else m for d, m in enumerate(shape)))
     return reshape(r.b, y, n.outputs[0].type.shape)
 

@@ -47,24 +47,24 @@ def _engine(r: Rewriter, n: Node, ins: tuple[Value | None, ...], target: Target)
     ranks = tables.make_ranks(f)
     if ranks.columns >= 1 << 24 or not len(f.trees) or not x.type.shape[0]:
         return None
-    rows = x.type.shape[0]
-    if rows == 1 and (lanes := _row_lanes(f, ranks, target)):
-        return _row(r, x, ranks, tree_rows.make_rows(f, ranks, lanes), values, base)
-    if rows > 1 and _slices_win(f, ranks, rows, values.type.shape[1], target):
-        return _sliced(r, x, ranks, tables.make_slices(f, ranks, max(64, target.l2 // 128)), values, base)
+    rows, shape = x.type.shape[0], tables.shapes(f)
+    if rows == 1 and (lanes := _row_lanes(ranks, shape, target)):
+        return _row(r, x, ranks, tree_rows.make_rows(f, ranks, shape, lanes), values, base)
+    if rows > 1 and _slices_win(ranks, shape, rows, values.type.shape[1], target):
+        return _sliced(r, x, ranks, tables.make_slices(f, ranks, shape, max(64, target.l2 // 128)), values, base)
     w = tables.make_walks(f, ranks)
     return (r.b.op("tree_walk", _ranks(r, x, ranks, False), *_constants(r, w.nodes, w.leaf, w.trees), values, base),)
 
 
-def _slices_win(f: Forest, ranks: tables.Ranks, rows: int, width: int, target: Target) -> bool:
-    counts = tables.leaf_counts(f)
+def _slices_win(ranks: tables.Ranks, shape: tables.Shapes, rows: int, width: int, target: Target) -> bool:
+    counts = shape.counts
     planes = max(4, int(counts.max() - 1).bit_length())
     if planes > MOST_PLANES:
         return False
-    conditions = len(np.unique(ranks.column << 8 | ranks.bound))
+    conditions = np.count_nonzero(np.diff(np.sort(ranks.column << 8 | ranks.bound))) + 1
     narrow = 64 / target.vector_bytes
-    sliced = -(-rows // BLOCK) * slice_cycles(conditions, len(f.nodes), len(f.trees), planes, width) * narrow
-    walked = rows * float(np.sum(walk_cycles(tables.mean_depths(f)))) + rows * len(f.trees) * 3 * width
+    sliced = -(-rows // BLOCK) * slice_cycles(conditions, len(ranks.column), len(counts), planes, width) * narrow
+    walked = rows * float(np.sum(walk_cycles(shape.mean_depths()))) + rows * len(counts) * 3 * width
     return sliced < walked
 
 
@@ -83,16 +83,16 @@ def _row(r: Rewriter, x: Value, ranks: tables.Ranks, t: tree_rows.Rows, values: 
     return (r.b.op("tree_row", _ranks(r, x, ranks, False), sizes, ends, steps, trees, own, base),)
 
 
-def _row_lanes(f: Forest, ranks: tables.Ranks, target: Target) -> int:
+def _row_lanes(ranks: tables.Ranks, shape: tables.Shapes, target: Target) -> int:
     """Trees that `tree_row` takes at once; 0 where it cannot, or where walks are faster. Two registers of them, where there are
     as many, wait less for each other."""
     n = row_lanes(target)
-    if not n or not tree_rows.rows_fit(f, ranks):
+    if not n or not tree_rows.rows_fit(ranks, shape):
         return 0
     most = MOST_AT_ONCE // n if n < MOST_AT_ONCE else 2
-    lanes = n * max(1, min(most, len(f.trees) // n))
-    scanned = tree_rows.row_steps(f, lanes) * (lanes // n) * step_cycles(ranks.columns, target)
-    return lanes if scanned < float(np.sum(ONE_BY_ONE * walk_cycles(tables.mean_depths(f)))) else 0
+    lanes = n * max(1, min(most, len(shape.counts) // n))
+    scanned = tree_rows.row_steps(shape, lanes) * (lanes // n) * step_cycles(ranks.columns, target)
+    return lanes if scanned < float(np.sum(ONE_BY_ONE * walk_cycles(shape.mean_depths()))) else 0
 
 
 def _sliced(r: Rewriter, x: Value, ranks: tables.Ranks, t: tables.Slices, values: Value, base: Value) -> Sequence[Value]:

@@ -16,7 +16,7 @@ from ..forest import category
 from ..graph import Attrs
 from ..op import Op, Sample, register
 from ..tree_rows import MOST_COLUMNS, Rows, make_rows
-from ..tree_tables import LIMIT, Group, make_ranks, make_slices, make_walks
+from ..tree_tables import LIMIT, Group, make_ranks, make_slices, make_walks, shapes
 from ..types import F32, F64, I32, I64, U8, U32, U64, TensorType
 from .trees import random_forest, random_rows
 
@@ -202,7 +202,7 @@ class TreeSlices(Engine):
     def samples(self) -> Iterable[Sample]:
         for seed, (rows, leaves) in enumerate(((70, 12), (BLOCK + 1, 2), (3 * BLOCK, 60), (5, 300), (600, 100), (520, 30))):
             x, f, r = _sample(seed, rows, leaves)
-            s = make_slices(f, r, 200)
+            s = make_slices(f, r, shapes(f), 200)
             ranks = TreeRanks().reference(RanksAttrs(r.columns, r.count, True), x, r.groups, r.thresholds, r.sets, r.words)
             values = f.values[s.leaves].reshape(len(s.trees), 1 << s.planes, -1).transpose(0, 2, 1)
             attrs = SlicesAttrs(rows, s.planes, s.most)
@@ -249,7 +249,7 @@ class TreeRow(Engine):
             x, f, r = _sample(seed, 1, leaves, trees)
             ranks = TreeRanks().reference(RanksAttrs(r.columns, r.count), x, r.groups, r.thresholds, r.sets, r.words)
             for lanes in (64, 128):
-                yield Sample((*ranks, *row_inputs(make_rows(f, r, lanes), r.columns, f.values), f.base))
+                yield Sample((*ranks, *row_inputs(make_rows(f, r, shapes(f), lanes), r.columns, f.values), f.base))
 
 
 def row_inputs(t: Rows, columns: int, values: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -109,7 +109,7 @@ def checked(f: Forest, features: int, where: str) -> Forest:
     inner = ends[ends >= 0]
     if n and (f.nodes[:, Field.FEATURE].min() < 0 or f.nodes[:, Field.FEATURE].max() >= features):
         raise ModelError(f"{where}: a node compares a feature that is not among the {features}")
-    if len(ends) and (ends.max() >= n or (~ends.min()) >= leaves) or len(np.unique(inner)) != len(inner):
+    if len(ends) and (ends.max() >= n or (~ends.min()) >= leaves) or np.bincount(inner, minlength=1).max() > 1:
         raise ModelError(f"{where}: a tree's children are no tree: an index is out of range, or two nodes share a child")
     sets = f.nodes[(f.nodes[:, Field.KIND] & CATEGORICAL) != 0]
     ends = sets[:, Field.SET].astype(np.int64) + sets[:, Field.SET_WORDS] + 2
