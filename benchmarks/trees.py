@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -74,11 +74,11 @@ def beside_lightgbm(targets: list[str], rounds: int, seconds: float) -> list[flo
     wanted = library(x)
     for t in targets:
         begin = time.perf_counter()
-        exe = tw.compile(booster, inputs=x[:100], target=t, threads=1)
+        exe = tw.compile(booster, inputs=x[:100], target=t, threads=1)  # pyright: ignore[reportArgumentType]
         print(f"{t}: compiled in {time.perf_counter() - begin:.2f} s", flush=True)
-        assert np.array_equal(exe(x), wanted), f"{t}: many rows differ from LightGBM's"
-        assert all(np.array_equal(exe(x[k:k + 1]), wanted[k:k + 1]) for k in range(300)), f"{t}: one row differs from LightGBM's"
-        engines[t] = exe  # pyright: ignore[reportArgumentType]
+        assert np.array_equal(np.asarray(exe(x)), wanted), f"{t}: many rows differ from LightGBM's"
+        assert all(np.array_equal(np.asarray(exe(x[k:k + 1])), wanted[k:k + 1]) for k in range(300)), f"{t}: one row differs from LightGBM's"
+        engines[t] = cast("Callable[[np.ndarray], np.ndarray]", exe)
     found = {e: [np.inf, np.inf] for e in engines}
     for _ in range(rounds):
         for name, f in engines.items():
@@ -131,13 +131,14 @@ def compile_big(path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     begin, cpu = time.perf_counter(), time.process_time()
     exe = tw.compile(path, threads=1, cache=False)
-    y = exe(x)
+    run = cast("Callable[[np.ndarray], np.ndarray]", exe)
+    y = run(x)
     seconds, cpu, peak = time.perf_counter() - begin, time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     wanted = importlib.import_module("lightgbm").Booster(model_file=str(path)).predict(x, num_threads=1)
-    assert np.array_equal(np.asarray(y), wanted), "the forest's result differs from LightGBM's"
+    assert np.array_equal(y, wanted), "the forest's result differs from LightGBM's"
     print(f"5,000 trees x 255 leaves: {seconds:.1f} s from the file to the first result ({cpu:.1f} s of processor), "
           f"{peak:.2f} GiB at the peak ({before:.2f} before); "
-          f"300 rows {best(exe, x, 1) * 1e3:.1f} ms, one row {best(exe, x[:1], 1) * 1e6:.0f} us")  # pyright: ignore
+          f"300 rows {best(run, x, 1) * 1e3:.1f} ms, one row {best(run, x[:1], 1) * 1e6:.0f} us")
 
 
 def main() -> int:

@@ -61,7 +61,7 @@ def _slices_win(ranks: tables.Ranks, shape: tables.Shapes, rows: int, width: int
     planes = max(4, int(counts.max() - 1).bit_length())
     if planes > MOST_PLANES:
         return False
-    conditions = np.count_nonzero(np.diff(np.sort(ranks.column << 8 | ranks.bound))) + 1
+    conditions = int(np.count_nonzero(np.diff(np.sort(ranks.column << 8 | ranks.bound)))) + 1
     narrow = 64 / target.vector_bytes
     sliced = -(-rows // BLOCK) * slice_cycles(conditions, len(ranks.column), len(counts), planes, width) * narrow
     walked = rows * float(np.sum(walk_cycles(shape.mean_depths()))) + rows * len(counts) * 3 * width
