@@ -32,6 +32,15 @@ def test_fills() -> None:
         Plan.from_json({**PLAN.to_json(), "fills": calls})  # a host function among them
 
 
+def test_cuts() -> None:
+    call = replace(PLAN.calls[0], team=3, cuts=(2, 4))
+    plan = replace(PLAN, calls=(call, PLAN.calls[1]))
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    for cuts in ((2,), (4, 2), (2, 8), (-1, 2), (1, 2, 3)):
+        with pytest.raises(PlanError):
+            Plan.from_json(replace(PLAN, calls=(replace(call, cuts=cuts), PLAN.calls[1])).to_json())
+
+
 def _changed(path: tuple[str | int, ...], value: object) -> object:
     data = json.loads(json.dumps(PLAN.to_json()))
     at = data

@@ -40,6 +40,7 @@ class KernelCall:
     """symbol(args…, workspace, 0, trips, ctx). `workspace` is a slot in the arena, None: the kernel needs none.
     `trips`: iterations of the parallel loops; parts of [0, trips) may run on different threads.
     `team`: on how many at most; each has a workspace of its own, thread t's `workspace_step` * t bytes after the first's.
+    `cuts`: where the parts of a whole team begin, the first one's left out; (), and for fewer threads: even parts.
     `flops`, `bytes`: arithmetic operations, and bytes read and written at least, of one run (`compiler/work.py`); 0: not known.
     `reads`: positions of the calls whose results this one reads."""
 
@@ -53,6 +54,7 @@ class KernelCall:
     reads: tuple[int, ...] = ()
     team: int = 1
     workspace_step: int = 0
+    cuts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,9 @@ class Plan:
             if isinstance(c, KernelCall) and (not 1 <= c.team <= MOST_THREADS or c.workspace_step < 0 or (
                     c.workspace is not None and c.workspace.offset + (c.team - 1) * c.workspace_step > self.arena_bytes)):
                 raise PlanError(f"{c.label or 'call'}: a team of {c.team} threads with {c.workspace_step} bytes each is not possible")
+            bounds = [0, *c.cuts, c.trips] if isinstance(c, KernelCall) else []
+            if isinstance(c, KernelCall) and c.cuts and (len(c.cuts) != c.team - 1 or bounds != sorted(bounds)):
+                raise PlanError(f"{c.label or 'call'}: {c.trips} iterations are not cut for {c.team} threads by {list(c.cuts)}")
             if any(not 0 <= r < k for r in c.reads):
                 raise PlanError(f"{c.label or 'call'}: reads the result of a call that does not come before it")
             if isinstance(c, KernelCall) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", c.symbol):
@@ -266,7 +271,8 @@ def _call_json(c: Call) -> dict[str, object]:
     args = [_slot_json(s) for s in c.args]
     if isinstance(c, KernelCall):
         return {"symbol": c.symbol, "args": args, "trips": c.trips, "workspace": _slot_json(c.workspace), "label": c.label,
-                "flops": c.flops, "bytes": c.bytes, "reads": list(c.reads), "team": c.team, "workspace_step": c.workspace_step}
+                "flops": c.flops, "bytes": c.bytes, "reads": list(c.reads), "team": c.team, "workspace_step": c.workspace_step,
+                "cuts": list(c.cuts)}
     types = [type_json(t) if t else None for t in c.types]
     return {"op": c.op, "attrs": c.attrs, "args": args, "types": types, "n_inputs": c.n_inputs, "label": c.label,
             "reads": list(c.reads)}
@@ -308,7 +314,9 @@ def _call(data: object) -> Call:
     if "symbol" in d:
         flops, size = (_get(d, k, int) if k in d else 0 for k in ("flops", "bytes"))
         return KernelCall(_get(d, "symbol", str), args, _get(d, "trips", int), _slot(d["workspace"]) if d["workspace"] else None, label,
-                          flops, size, reads, *(_get(d, k, int) if k in d else n for k, n in (("team", 1), ("workspace_step", 0))))
+                          flops, size, reads, _get(d, "team", int) if "team" in d else 1,
+                          _get(d, "workspace_step", int) if "workspace_step" in d else 0,
+                          _list(d, "cuts", lambda k: _get(k, "", int)) if "cuts" in d else ())
     types = _list(d, "types", lambda t: None if t is None else type_from_json(t))
     return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, types, _get(d, "n_inputs", int), label, reads)
 

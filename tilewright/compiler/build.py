@@ -12,7 +12,7 @@ import numpy as np
 from .. import config
 from ..backends.cache import ObjectCache
 from ..backends.instance import Instance
-from ..backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
+from ..backends.llvm.emit import emit_kernel, parallel_extent, parallel_loops, workspace_bytes
 from ..backends.llvm.entry import ENTRY, emit_entry
 from ..backends.llvm.jit import Job, build, object_key
 from ..backends.llvm.native import NativeCode, native_code
@@ -43,6 +43,7 @@ from .passes.skip_padding import skip_padding
 from .passes.trees import choose_trees
 from .plan_cache import WORTH_SECONDS, StoredPlan, load_plan, plan_key, preparation_of, store_plan
 from .schedule.source import HEURISTIC, Choice, ScheduleSource, Wanted
+from .shares import shares
 from .threads import Touch, phases, seconds, teams
 from .views import Storage, Views, plan_views
 from .work import Work, work
@@ -297,7 +298,8 @@ class Assembly:
         space = self.arena.workspaces.get(position)
         done = self.work[position]
         return KernelCall(self._symbol(s), tuple(args), self.trips[position], None if space is None else Slot("arena", 0, space), k.label,
-                          done.flops, done.bytes, team=self.teams[position], workspace_step=self.spaces[position])
+                          done.flops, done.bytes, team=self.teams[position], workspace_step=self.spaces[position],
+                          cuts=shares(s, parallel_loops(s), self.teams[position]))
 
     def _fill(self, k: Kernel, s: Scheduled) -> KernelCall:
         assert k.program is not None and not workspace_bytes(s), "a border is filled by constants"

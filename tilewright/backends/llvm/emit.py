@@ -32,10 +32,11 @@ def emit_kernel(s: Scheduled, target: Target, symbol: str) -> str:
 def parallel_extent(s: Scheduled) -> int:
     """Iterations of the outermost parallel loops that all stages share, taken as one range; 1 where there are none.
     Ragged blocks count with their largest extent: some iterations at the ends of rows may be empty."""
-    return math.prod(x.axis.extent for x in _parallel_loops(s))
+    return math.prod(x.axis.extent for x in parallel_loops(s))
 
 
-def _parallel_loops(s: Scheduled) -> tuple[Loop, ...]:
+def parallel_loops(s: Scheduled) -> tuple[Loop, ...]:
+    """The outermost parallel loops that all stages share."""
     first = s.stages[0]
     depth = next((k for k, x in enumerate(first.loops) if x.kind != "parallel"), len(first.loops))
     return first.loops[:min([depth, *(st.shared for st in s.stages[1:])])]
@@ -43,7 +44,7 @@ def _parallel_loops(s: Scheduled) -> tuple[Loop, ...]:
 
 def _parallel_steps(s: Scheduled) -> tuple[Step, ...]:
     """How the number of an iteration follows from the parallel loops."""
-    loops = _parallel_loops(s)
+    loops = parallel_loops(s)
     sizes: dict[int, int] = {}
     size = 1
     for k in sorted(range(len(loops)), key=lambda k: (loops[k].major, -k)):  # the fastest first

@@ -15,6 +15,7 @@ For a plan with phases there is as well what one of several threads does in one 
         case 0: team = min(2, threads);                           // a call for two threads
                 if (me < team) matmul_0(…, arena + 4096 + me * step, 7 * me / team, 7 * (me + 1) / team, ctx);
                 break;
+                // or from cuts[me] to cuts[me + 1], where the work is not even and the team is whole
         case 1: if (me == 0) softmax_1(…, 0, 1, ctx);             // a call for one
                 if (me == 0) reshape_2(…, 0, 1, ctx);
                 break; …
@@ -59,7 +60,10 @@ def emit_entry(plan: Plan, symbol: str = ENTRY, fill: bool = False) -> str:
         return "\n".join([*lines, *rows_functions(plan, plan.by_rows, symbol), ""])
     if plan.phases:
         lines += ["", *_phase(plan)]
-        lines += ["", f"define internal void @{SHARE}({ARGS}, i64 %phase, i64 %me, i64 %threads) nounwind {{", *_share(plan), "}"]
+        share = Calls(plan)
+        body = _share(plan, share)
+        lines += ["", *(f"{t} = internal constant [{len(n)} x i64] [{', '.join(f'i64 {x}' for x in n)}]" for n, t in share.tables.items()),
+                  f"define internal void @{SHARE}({ARGS}, i64 %phase, i64 %me, i64 %threads) nounwind {{", *body, "}"]
     lines += ["", f"define i32 @{_quoted(symbol)}({ARGS}) nounwind {{", *_run(plan, fill)]
     return "\n".join([*lines, "}", ""])
 
@@ -119,9 +123,8 @@ def _phase(plan: Plan) -> list[str]:
             "  ret { i64, i64 } %b", "}"]
 
 
-def _share(plan: Plan) -> list[str]:
+def _share(plan: Plan, code: Calls) -> list[str]:
     """The first thread runs the calls for one thread, so that those of a phase are in order."""
-    code = Calls(plan)
     cases = " ".join(f"i64 {k}, label %phase{k}" for k in range(len(plan.phases)))
     code.lines += [f"  %which = call {{ i64, i64 }} @{PHASE}(i64 %phase)", "  %index = extractvalue { i64, i64 } %which, 0",
                    "  %step = extractvalue { i64, i64 } %which, 1", f"  switch i64 %index, label %end [ {cases} ]"]
@@ -148,7 +151,7 @@ def _share(plan: Plan) -> list[str]:
 
 class Calls:
     """The body of a function under construction. `names`: addresses of slots that are at hand. `step`: the value that counts
-    the steps of a loop."""
+    the steps of a loop. `tables`: constant tables of the bounds of parts -> their symbols."""
 
     def __init__(self, plan: Plan) -> None:
         self.lines: list[str] = []
@@ -156,6 +159,7 @@ class Calls:
         self.host = {id(c): k for k, c in enumerate(plan.host_calls)}
         self.count = 0
         self.step = "0"
+        self.tables: dict[tuple[int, ...], str] = {}
 
     def loop(self, loop: Loop, calls: Sequence[Call]) -> None:
         """All steps of a loop on one thread."""
@@ -186,12 +190,21 @@ class Calls:
             if c.workspace:
                 space = self.define("getelementptr i8, ptr {}, i64 {}", space, self.define("mul i64 %me, {}", c.workspace_step))
             begin, end = self._bound(c, "%me", team), self._bound(c, self.define("add i64 %me, 1"), team)
+            if c.cuts:
+                whole = self.define("icmp eq i64 {}, {}", team, c.team)
+                begin, end = (self.define("select i1 {}, i64 {}, i64 {}", whole, self._cut(c, k), v) for k, v in enumerate((begin, end)))
         args += [f"ptr {space}", f"i64 {begin}", f"i64 {end}", "ptr %ctx"]
         self.lines.append(f"  call void @{_quoted(c.symbol)}({', '.join(args)})")
 
     def _bound(self, c: KernelCall, thread: str, team: str) -> str:
         """Where the share of a thread begins."""
         return self.define("udiv i64 {}, {}", self.define("mul i64 {}, {}", thread, c.trips), team)
+
+    def _cut(self, c: KernelCall, after: int) -> str:
+        """Where the part of the thread `after` this one begins, in a whole team."""
+        table = self.tables.setdefault((0, *c.cuts, c.trips), f"@tw_cuts{len(self.tables)}")
+        at = self.define("getelementptr i64, ptr {}, i64 {}", table, self.define("add i64 %me, {}", after))
+        return self.define("load i64, ptr {}", at)
 
     def define(self, text: str, *args: object) -> str:
         """The name of a new value."""

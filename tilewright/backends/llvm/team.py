@@ -15,7 +15,7 @@
     walk(P, me):                                                                 // one wake for the whole plan
       for p in phases: share(inputs, outputs, weights, arena, ctx, p, me, P->threads);  k = S->base + p + 1
         signal(&S->arrived[me], k, &S->sleepers)
-        if (p is not the last, or me == 0) for t in threads: wait(&S->arrived[t], k, &S->sleepers)
+        if (p is not the last, or me == 0) for t in threads: wait(&S->arrived[t], k, &S->sleepers)   // spins PATIENCE times longer
     signal(word, v, sleepers): *word = v; if (*sleepers) futex_wake(word)        // both sequentially consistent, as are
     wait(word, v, sleepers):                                                     // (1) and (2): no wake is lost
       while (*word - v < 0)
@@ -35,6 +35,8 @@ POOL_RUN, POOL_STOP = "tw_pool_run", "tw_pool_stop"
 NEEDS = ("pthread_create", "pthread_join", "pthread_sigmask", "syscall", "sched_getcpu", "sched_getaffinity", "sched_setaffinity")
 HANDLE_BYTES, STATE_BYTES, THREAD_BYTES = 64, 768, 128  # of a pool, of its state without threads, of each thread in it
 RUN, STATE, THREADS, SPIN, STOPPED, ROOMY = 0, 8, 16, 24, 32, 40   # byte offsets in the pool: what every process and its forks share
+
+PATIENCE = 4  # how much longer than for a job threads spin for each other inside of one: all are at work, and a wake takes 7 µs
 
 # byte offsets in the state: words that different threads write lie in lines (pairs of lines) of their own
 _BUSY, _EPOCH, _PARKED, _SLEEPERS, _JOB, _STARTED = 0, 128, 256, 384, 512, 640
@@ -139,7 +141,8 @@ entry:
 {_at("threads_at", "pool", THREADS)}
   %threads = load i64, ptr %threads_at
 {_at("spin_at", "pool", SPIN)}
-  %spin = load i64, ptr %spin_at
+  %idle = load i64, ptr %spin_at
+  %spin = mul i64 %idle, {PATIENCE}
 {_at("sleepers", "state", _SLEEPERS)}
 {_at("base_at", "state", _BASE)}
   %base = load i32, ptr %base_at
