@@ -5,8 +5,8 @@
     softmax     thread 0      phase 2
     reshape     thread 0      phase 2     the same thread wrote its input: no meeting
 
-A call takes part of [0, trips) on each of its threads, contiguous and even (by work: shares.py). A reduction is never divided, so results are the
-same bits for every number of threads.
+A call takes part of [0, trips) on each of its threads, contiguous and even by work (shares.py). A reduction is never divided, so results
+are the same bits for every number of threads.
 """
 from __future__ import annotations
 
