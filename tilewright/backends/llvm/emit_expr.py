@@ -88,6 +88,7 @@ class ExprEmitter:
         self.deps: dict[object, tuple[Axis, ...]] = {}
         self.offsets: dict[object, Lin] = {}
         self.held: list[Expr] = []           # keeps the expressions whose ids are keys above alive
+        self.constants: dict[object, tuple[ir.Constant, ir.Constant]] = {}  # one object each: making and printing them takes long
 
     @property
     def b(self) -> ir.IRBuilder:
@@ -445,7 +446,10 @@ class ExprEmitter:
     # -- values --------------------------------------------------------------------------------------------------------
     def splat(self, v: ir.Value, lanes: int) -> ir.Value:
         if isinstance(v, ir.Constant):
-            return ir.Constant(ir.VectorType(v.type, lanes), [v] * lanes)
+            known = self.constants.get((id(v), lanes))
+            if known is None:
+                known = self.constants[id(v), lanes] = v, ir.Constant(ir.VectorType(v.type, lanes), [v] * lanes)
+            return known[1]
         key = ("splat", id(v), lanes)
         if (w := self.frame.seen(key)) is None:
             vec = ir.VectorType(v.type, lanes)
@@ -462,6 +466,15 @@ class ExprEmitter:
         return [v if isinstance(v.type, ir.VectorType) else self.splat(v, self.lanes) for v in vs]
 
     def constant(self, value: int | float | bool, d: DType) -> ir.Value:
+        key = d, repr(value)
+        known = self.constants.get(key)
+        if known is None:
+            v = self._constant(value, d)
+            known = self.constants[key] = v, v
+        return known[1]
+
+    @staticmethod
+    def _constant(value: int | float | bool, d: DType) -> ir.Constant:
         t = register_type(d)
         if isinstance(t, ir.IntType):
             return ir.Constant(t, int(value))

@@ -6,7 +6,9 @@ be right both ways; no other fast-math freedom is ever taken.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from llvmlite import ir
 
@@ -34,7 +36,13 @@ def splat(t: ir.Type, value: Num | bool) -> ir.Constant:
         v: Num = int(value) & ((1 << e.width) - 1)
     else:
         v = float(value)
-    return ir.Constant(t, [v] * t.count) if isinstance(t, ir.VectorType) else ir.Constant(t, v)
+    return _constant(e, lanes_of(t), v, math.copysign(1.0, v))
+
+
+@lru_cache(maxsize=4096)
+def _constant(e: ir.Type, lanes: int | None, v: Num, sign: float) -> ir.Constant:
+    """One object for equal constants, 0.0 and -0.0 apart: a polynomial uses the same ones for every vector, and printing takes long."""
+    return ir.Constant(e, v) if lanes is None else ir.Constant(ir.VectorType(e, lanes), [v] * lanes)
 
 
 def type_suffix(t: ir.Type) -> str:

@@ -40,8 +40,9 @@ def target_machine(triple: str, cpu: str, features: str) -> llvm.TargetMachine:
         cpu=cpu, features=features, opt=2, reloc="pic", codemodel="default")
 
 
-def optimised(ir: str, tm: llvm.TargetMachine, triple: str) -> llvm.ModuleRef:
-    """The module after LLVM's O2 without its vectorisers and unrolling: the schedule has decided those already."""
+def optimised(ir: str, tm: llvm.TargetMachine, triple: str, brief: bool = False) -> llvm.ModuleRef:
+    """The module after LLVM's O2 without its vectorisers and unrolling: the schedule has decided those already. `brief`: after
+    the few of its passes that microkernels need, in a fifth of the time."""
     import llvmlite.binding as llvm
     from llvmlite.binding.newpassmanagers import NewPassManager
     try:
@@ -54,13 +55,26 @@ def optimised(ir: str, tm: llvm.TargetMachine, triple: str) -> llvm.ModuleRef:
     options.loop_vectorization = options.slp_vectorization = False
     options.loop_unrolling = options.loop_interleaving = False
     builder = llvm.create_pass_builder(tm, options)
-    passes = builder.getModulePassManager()
+    passes = _brief_passes() if brief else builder.getModulePassManager()
     try:
         passes.run(module, builder)
     finally:  # its own close() frees nothing: in llvmlite 0.50 the base class that comes first hides the one that knows how
         NewPassManager._dispose(passes)
         passes.detach()
     return module
+
+
+def _brief_passes() -> llvm.ModulePassManager:
+    """Stack slots to registers, addresses simplified, loops tested at their ends."""
+    import llvmlite.binding as llvm
+    out = llvm.create_new_module_pass_manager()
+    out.add_sroa_pass()
+    out.add_simplify_cfg_pass()
+    out.add_instruction_combine_pass()
+    out.add_loop_rotate_pass()
+    out.add_simplify_cfg_pass()
+    out.add_instruction_combine_pass()
+    return out
 
 
 def link_modules(texts: list[str], triple: str) -> str:
@@ -79,10 +93,10 @@ def link_modules(texts: list[str], triple: str) -> str:
     return str(whole)
 
 
-def compile_object(ir: str, triple: str, cpu: str, features: str) -> bytes:
-    """A relocatable object. Raises IRError."""
+def compile_object(ir: str, triple: str, cpu: str, features: str, brief: bool = False) -> bytes:
+    """A relocatable object; `brief`: see `optimised`. Raises IRError."""
     tm = target_machine(triple, cpu, features)
-    return tm.emit_object(optimised(ir, tm, triple))
+    return tm.emit_object(optimised(ir, tm, triple, brief))
 
 
 def read_text(f: BinaryIO) -> bytes | None:
