@@ -9,6 +9,7 @@ from .cost_model import CostModel
 from .scheduler import TaskScheduler
 from .schedules import space_of
 from .search import Search as ModelledSearch
+from .site import SiteSearch, SiteTask
 from .task import Task
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def _model() -> CostModel:
 
 
 def make_search(task: Task, seed: int) -> Search:
+    if isinstance(task, SiteTask):
+        return SiteSearch(task)
     return ModelledSearch(task, space_of(task), _model(), seed)
 
 

@@ -1,9 +1,10 @@
 """The decision at the end: what was fast alone must be fast in the model.
 
     1. finalists: the best few of each task are measured again, each by turns with the default
-    2. in place:  builds with the finalists run as whole models, step by step beside the default; each task keeps what was
+    2. in place:  builds with the finalists run as whole models, step by step beside one without them; each task keeps what was
                   fastest there, with the caches as they are in a real call
-    3. whole:     the model so composed beside the untuned one, burst by burst; the faster is recorded and kept
+    3. whole:     the model so composed, also with its parts computed in other ways, beside the untuned one, burst by burst;
+                  the fastest is recorded and kept
 """
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -19,14 +21,14 @@ from ..backends.executable import Executable
 from ..backends.instance import Instance
 from ..backends.profile import Walk
 from ..backends.target import runs_here
-from ..compiler.build import Options, lower_graph
+from ..compiler.build import Lowered, Options, lower_graph
 from ..compiler.compile import Inputs, compile, first_graph
 from ..errors import InputError
 from ..ir.types import TensorSpec
 from .log import Hardware, Steps, record
 from .measure import Result
 from .replay import MARGIN, Fixed, LogSource
-from .task import Task, model_text, task_of, workload_hash
+from .task import Task, model_text, task_of, tasks_of_lowered, workload_hash
 
 if TYPE_CHECKING:
     from .tuner import Session, TaskState, Watcher
@@ -56,35 +58,70 @@ class Outcome:
     gain: float = 1.0
 
 
-def decide(model: object, inputs: Inputs | None, options: Options, tasks: Sequence[Task], session: Session, view: Watcher) -> Outcome:
-    """Chooses among the session's schedules, records the decision in its log, and returns the model compiled by it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """The model that is tuned. sites: its parts that can be computed in several ways."""
+
+    model: object
+    inputs: Inputs | None
+    options: Options
+    sites: Sequence[Task] = ()
+
+    def build(self, chosen: Mapping[str, Steps]) -> Executable:
+        o = self.options
+        return compile(self.model, inputs=self.inputs, target=o.target, threads=o.threads, precision=o.precision, strict=o.strict,
+                       schedules=Fixed(chosen) if chosen else None)
+
+    def lowered(self, chosen: Mapping[str, Steps]) -> Lowered:
+        return lower_graph(first_graph(self.model, self.inputs), replace(self.options, schedules=Fixed(chosen)))
+
+    def tasks(self, chosen: Mapping[str, Steps]) -> list[Task]:
+        """Which tasks there are depends on the ways that the sites are computed in."""
+        return tasks_of_lowered(self.lowered(chosen), self.options)
+
+
+def decide(m: Subject, session: Session, view: Watcher, ways: Mapping[str, Steps] = MappingProxyType({})) -> Outcome:
+    """Chooses among the session's schedules, records the decision in its log, and returns the model compiled by it. ways: how
+    sites are to be computed, which the session's tasks follow from."""
     view.say("measuring the finalists again")
     found = finalists(session)
-    earlier = _earlier(session, tasks, options)
-    if not runs_here(options.target):
-        chosen = {t: best[0][1] for t, best in found.items() if best[0][0] > MARGIN}
-        return Outcome(_build(model, inputs, options, chosen), chosen, float("nan"), float("nan"), "measured elsewhere, kernel by kernel")
-    default = _build(model, inputs, options, {})
-    data = _data(default, inputs)
+    if not runs_here(m.options.target):
+        chosen = dict(ways) | {t: best[0][1] for t, best in found.items() if best[0][0] > MARGIN}
+        return Outcome(m.build(chosen), chosen, float("nan"), float("nan"), "measured elsewhere, kernel by kernel")
+    default = m.build({})
+    data = _data(default, m.inputs)
     variants = [{t: best[min(k, len(best) - 1)][1] for t, best in found.items()} for k in range(VARIANTS)]
-    if earlier and any(earlier.values()):
-        variants.append({t: s for t, s in earlier.items() if s})
+    variants.append({t: s for t, s in _earlier(session, m.tasks(ways), m.options).items() if s})
     variants = [v for k, v in enumerate(variants) if v and v not in variants[:k]]
-    if not variants:
-        return _keep_default(default, session, tasks, options, data, "no schedule was faster than the compiler's own")
+    if not variants and not ways:
+        return _keep_default(m, default, session, data, "no schedule was faster than the compiler's own")
     view.say("trying the finalists in the whole model")
-    chosen = _in_place(model, inputs, options, default, variants, data)
-    if not chosen:
-        return _keep_default(default, session, tasks, options, data, "in the whole model no schedule was faster than the compiler's own")
-    tuned = _build(model, inputs, options, chosen)
-    if (error := _error(tuned, default, data)) > WRONG:
-        return _keep_default(default, session, tasks, options, data, f"the tuned model's outputs differ by {error:.1e}")
+    kernels = _in_place(m, ways, variants, data) if variants else {}
+    if not kernels and not ways:
+        return _keep_default(m, default, session, data, "in the whole model no schedule was faster than the compiler's own")
     view.say("the tuned model beside the untuned")
-    a, b, gain, samples = compare(default, tuned, data)
-    if gain < WHOLE_GAIN:
-        return _keep_default(default, session, tasks, options, data, f"tuned schedules gave x{gain:.3f} end to end, not more than noise")
-    _record(session, tasks, options, chosen, samples)
-    return Outcome(tuned, chosen, a, b, f"tuned is x{gain:.3f} faster end to end", gain)
+    return _best_whole(m, default, [dict(ways) | kernels, kernels, dict(ways)], data, session)
+
+
+def _best_whole(m: Subject, default: Executable, candidates: Sequence[Chosen], data: Sequence[np.ndarray], session: Session) -> Outcome:
+    """Whole models beside the untuned one: the fastest, or the untuned where none is faster."""
+    why = ""
+    best: tuple[Outcome, list[int]] | None = None
+    for k, chosen in enumerate(candidates):
+        if not chosen or chosen in candidates[:k]:
+            continue
+        tuned = m.build(chosen)
+        if (error := _error(tuned, default, data)) > WRONG:
+            why = why or f"the tuned model's outputs differ by {error:.1e}"
+            continue
+        a, b, gain, samples = compare(default, tuned, data)
+        why = why or f"tuned schedules gave x{gain:.3f} end to end, not more than noise"
+        if gain >= WHOLE_GAIN and (best is None or gain > best[0].gain):
+            best = Outcome(tuned, chosen, a, b, f"tuned is x{gain:.3f} faster end to end", gain), samples
+    if best is None:
+        return _keep_default(m, default, session, data, why)
+    _record(m, session, best[0].chosen, best[1])
+    return best[0]
 
 
 def finalists(session: Session) -> dict[str, list[tuple[float, Steps]]]:
@@ -120,11 +157,6 @@ def _earlier(session: Session, tasks: Sequence[Task], options: Options) -> Chose
     return {t: steps for t, (steps, _) in found.items() if t in known}
 
 
-def _build(model: object, inputs: Inputs | None, options: Options, chosen: Mapping[str, Steps]) -> Executable:
-    return compile(model, inputs=inputs, target=options.target, threads=options.threads, precision=options.precision,
-                   strict=options.strict, schedules=Fixed(chosen) if chosen else None)
-
-
 def _data(exe: Executable, inputs: Inputs | None) -> list[np.ndarray]:
     """Arrays to call the model with: the caller's examples, else random ones; integers 0 and 1 index most things."""
     given = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs or ())
@@ -142,16 +174,16 @@ def _data(exe: Executable, inputs: Inputs | None) -> list[np.ndarray]:
 
 
 # -- in place --------------------------------------------------------------------------------------------------------------
-def _in_place(model: object, inputs: Inputs | None, options: Options, default: Executable, variants: Sequence[Chosen],
-              data: Sequence[np.ndarray]) -> Chosen:
-    """For each task the schedule that was fastest inside the model; the first variant's where steps cannot be timed."""
-    if options.threads > 1:
+def _in_place(m: Subject, ways: Mapping[str, Steps], variants: Sequence[Chosen], data: Sequence[np.ndarray]) -> Chosen:
+    """For each task the schedule that was fastest inside the model computed in `ways`; the first variant's where steps cannot be
+    timed."""
+    if m.options.threads > 1:
         return variants[0]
     try:
-        instances = [exe.single("timing steps") for exe in (default, *(_build(model, inputs, options, v) for v in variants))]
+        instances = [m.build({**ways, **v}).single("timing steps") for v in ({}, *variants)]
     except InputError:
         return variants[0]
-    owners = _owners(model, inputs, options)
+    owners = _owners(m, ways)
     if any(len(i.plan.calls) != len(owners) for i in instances):
         return variants[0]
     times = _step_times(instances, data)
@@ -165,10 +197,10 @@ def _in_place(model: object, inputs: Inputs | None, options: Options, default: E
     return out
 
 
-def _owners(model: object, inputs: Inputs | None, options: Options) -> list[str]:
+def _owners(m: Subject, ways: Mapping[str, Steps]) -> list[str]:
     """For each step of the plan its task; "" for host functions."""
-    low = lower_graph(first_graph(model, inputs), options)
-    hashes = [task_of(w, options.target, options.threads).hash for w in low.wanted]
+    low = m.lowered(ways)
+    hashes = [task_of(w, m.options.target, m.options.threads).hash for w in low.wanted]
     number = {id(c.scheduled): h for c, h in zip(low.choices, hashes, strict=True)}
     return ["" if s is None else number[id(s)] for s in low.scheduled]
 
@@ -233,17 +265,17 @@ def _outputs(exe: Executable, data: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 # -- the record ------------------------------------------------------------------------------------------------------------
-def _keep_default(default: Executable, session: Session, tasks: Sequence[Task], options: Options, data: Sequence[np.ndarray],
-                  why: str) -> Outcome:
+def _keep_default(m: Subject, default: Executable, session: Session, data: Sequence[np.ndarray], why: str) -> Outcome:
     samples = _burst(default, data, BURST_SECONDS)
-    _record(session, tasks, options, {}, [max(1, int(x * 1e9)) for x in samples[:50]])
+    _record(m, session, {}, [max(1, int(x * 1e9)) for x in samples[:50]])
     return Outcome(default, {}, min(samples), min(samples), why)
 
 
-def _record(session: Session, tasks: Sequence[Task], options: Options, chosen: Mapping[str, Steps], samples: Sequence[int]) -> None:
-    """One line about the model, which replay follows: each task with the schedule that it keeps."""
+def _record(m: Subject, session: Session, chosen: Mapping[str, Steps], samples: Sequence[int]) -> None:
+    """One line about the model, which replay follows: each site with the way it is computed, each task with the schedule it keeps."""
+    tasks, options = m.tasks(chosen), m.options
     text = model_text(tasks)
-    pairs: Steps = [[t.hash, chosen.get(t.hash, [])] for t in sorted(tasks, key=lambda t: t.hash)]
+    pairs: Steps = [[t.hash, chosen.get(t.hash, [])] for t in sorted((*m.sites, *tasks), key=lambda t: t.hash)]
     new = record(workload_hash(text), text, options.target, options.threads, pairs, "ok", samples, None, session.seed)
     try:
         last = [r for r in session.log.records() if r.task == new.task and r.threads == new.threads and r.target.kind

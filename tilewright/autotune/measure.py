@@ -24,9 +24,11 @@ from types import TracebackType
 from typing import Protocol, cast
 
 from ..backends.target import Target
+from ..errors import ScheduleError
 from .builder import Built
 from .log import Steps
 from .process import Died, Process
+from .site import SiteTask, option_of
 from .task import Task
 from .wire import Header
 
@@ -153,6 +155,7 @@ class Measurer:
         mine = sorted(os.sched_getaffinity(0) if cores is None else cores)
         args = ["--memory", str(self.limits.memory), *(["--cold"] if cold else [])]
         self._runner = Process("tilewright.autotune.runner", args, mine[-threads:])
+        self._site_runner = Process("tilewright.autotune.site_runner", args[:2], mine[-threads:])
         self._todo: queue.SimpleQueue[_Trial | None] = queue.SimpleQueue()
         self._built: queue.SimpleQueue[_Trial | None] = queue.SimpleQueue()
         self._bases: dict[str, Future[Built | Result]] = {}
@@ -243,6 +246,8 @@ class Measurer:
             self._built.put(t)
 
     def _code(self, builder: Builder, task: Task, steps: Steps) -> Built | Result:
+        if isinstance(task, SiteTask):
+            return Built((), 0, ())  # they are compiled where they run
         key = task.hash, json.dumps(steps, sort_keys=True)
         with self._lock:
             if key in self._kept:  # finalists come again
@@ -275,6 +280,7 @@ class Measurer:
                     return
         finally:
             self._runner.close()
+            self._site_runner.close()
 
     def _gather(self, first: _Trial) -> tuple[list[_Trial], bool]:
         """A batch of what is built or is about to be, and whether more will come after it."""
@@ -290,6 +296,8 @@ class Measurer:
         return batch, True
 
     def _measure(self, t: _Trial) -> Result:
+        if isinstance(t.task, SiteTask):
+            return self._measure_site(t.task, t.steps or [])
         base = t.base.result()
         if isinstance(base, Result):
             return replace(base, error=f"the default schedule: {base.error}")
@@ -310,6 +318,22 @@ class Measurer:
             self._known.clear()
             return Result("timeout" if e.slow else "crash", error=e.reason)
         raise AssertionError("the runner forgets what it was told at once")
+
+    def _measure_site(self, task: SiteTask, steps: Steps) -> Result:
+        try:
+            option = option_of(steps) if steps else ""
+            request: Header = {"workload": task.workload, "target": json.dumps(task.target.to_json()), "threads": task.threads,
+                               "seed": self._seed, "option": option, "budget": 2 * self.limits.budget}
+            r, _ = self._site_runner.ask(request, (), self.limits.run + 2 * self.limits.build)
+        except ScheduleError as e:
+            return Result("compile_error", error=str(e))
+        except Died as e:
+            return Result("timeout" if e.slow else "crash", error=e.reason)
+        if "error" in r:
+            return Result("compile_error", error=cast(str, r["error"]))
+        if "samples_ns" in r:
+            self._nominal.setdefault(task.hash, min(cast("list[int]", r["base_ns"])))
+        return self._result(task.hash, r)
 
     def _introduce(self, task: Task, base: Built) -> str | None:
         """Tells the runner of a task; what is wrong with the task's default, if anything."""

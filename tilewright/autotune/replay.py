@@ -23,14 +23,15 @@ from pathlib import Path
 
 from ..backends.llvm.emit import parallel_extent
 from ..backends.target import Target
-from ..compiler.build import make_options
+from ..compiler.build import Lowered, Options, lower_graph, make_options
 from ..compiler.compile import Inputs, first_graph
-from ..compiler.schedule.source import Choice, Wanted
+from ..compiler.schedule.source import Choice, Decision, Open, Wanted
 from ..errors import InputError, ScheduleError
 from ..ir.loops import Scheduled
 from .log import Hardware, Record, Steps, TuningLog, decisions
 from .schedules import primitive, scheduled, space_of
-from .task import Task, model_text, task_of, tasks_of
+from .site import option_of, site_tasks
+from .task import Task, model_text, task_of, tasks_of_lowered
 
 LEAST = 0.97    # of the default's speed, as predicted, that an adapted schedule must have
 MARGIN = 1.03  # times faster than the default's record that a schedule must be where nothing was decided by comparing them
@@ -63,6 +64,23 @@ class LogSource:
         decided = self.decided(tasks, target, threads)
         return [_named(choose(t, self.records_of(t), decided.get(t.hash))[0], w) for t, w in zip(tasks, wanted, strict=True)]
 
+    def decide(self, site: Open, target: Target, threads: int) -> Decision:
+        """What was decided last with this site in a model, on this kind of processor; else the fastest way of the records."""
+        kind, found = Hardware.of(target).kind, site.hash
+        for r in reversed(self._decided):
+            if r.target.kind == kind and r.threads == threads and (steps := decisions(r).get(found)) is not None:
+                return _way(site, json.loads(steps), "decided for a model")
+        records = self._of_task.get(found, [])
+        mine = [r for r in records if r.ok and r.target.kind == kind and r.threads == threads]
+        own = min((r.ns for r in mine if not r.schedule), default=0.0)
+        if not own:
+            there = "records of other processors or other numbers of threads only" if records else ""
+            return Decision(site.default, "rejected" if records else "missing", there)
+        best = min(mine, key=lambda r: r.ns)
+        if best.ns * MARGIN > own:
+            return _way(site, [], f"none of {len(mine)} records beats it by {MARGIN - 1:.0%}")
+        return _way(site, best.schedule, f"{own / best.ns:.2f} times as fast")
+
     def records_of(self, task: Task) -> list[Record]:
         return self._of_task.get(task.hash, [])
 
@@ -77,6 +95,16 @@ class LogSource:
             if r.target.kind == kind and r.threads == threads and r.workload == text:
                 out |= {t: (json.loads(s), "decided for this model") for t, s in decisions(r).items()}
         return out
+
+
+def _way(site: Open, steps: Steps, reason: str) -> Decision:
+    try:
+        option = option_of(steps) if steps else site.default
+    except ScheduleError as e:
+        return Decision(site.default, "rejected", str(e))
+    if option not in site.options:
+        return Decision(site.default, "rejected", f"this version cannot compute it by {option!r:.40}")
+    return Decision(option, "applied", reason if steps else f"{reason}: the compiler's own way")
 
 
 def choose(task: Task, records: Sequence[Record], decided: tuple[Steps, str] | None) -> tuple[Choice, Steps]:
@@ -186,13 +214,22 @@ def replay(model: object, log: Path, *, inputs: Inputs | None = None, target: st
     source = LogSource.read(log)
     if threads is None and (used := Counter(r.threads for r in source.records)):
         threads = used.most_common(1)[0][0]  # what a model consists of depends on them, too
-    options = make_options(target, threads, precision, None, True, strict)
-    tasks = tasks_of(first_graph(model, inputs), options)
+    options = make_options(target, threads, precision, source, True, strict)
+    low = lower_graph(first_graph(model, inputs), options)
+    tasks = tasks_of_lowered(low, options)
     decided = source.decided(tasks, options.target, options.threads)
     found = [(t, *choose(t, source.records_of(t), decided.get(t.hash))) for t in tasks]
     times = _measured([(t, steps) for t, c, steps in found if c.status == "applied"]) if measure else {}
-    return [Replayed(t, c.status, c.reason, _recorded(source, t, steps) if c.status == "applied" else None, times.get(t.hash))
-            for t, c, steps in found]
+    return [*_replayed_sites(low, options),
+            *(Replayed(t, c.status, c.reason, _recorded(source, t, steps) if c.status == "applied" else None, times.get(t.hash))
+              for t, c, steps in found)]
+
+
+def _replayed_sites(low: Lowered, options: Options) -> list[Replayed]:
+    """What became of the sites that the log knows; one it knows nothing of was not worth a trial."""
+    decided = {s.hash: d for s, d in low.sites}
+    return [Replayed(t, d.status, f"{d.option}: {d.reason}") for t in site_tasks(low, options)
+            if (d := decided[t.hash]).status != "missing"]
 
 
 def _recorded(source: LogSource, task: Task, steps: Steps) -> float | None:
@@ -222,3 +259,7 @@ class Fixed:
     def choose(self, wanted: Sequence[Wanted], target: Target, threads: int) -> list[Choice]:
         tasks = [task_of(w, target, threads) for w in wanted]
         return [_named(choose(t, (), (self._steps.get(t.hash, []), "tuned"))[0], w) for t, w in zip(tasks, wanted, strict=True)]
+
+    def decide(self, site: Open, target: Target, threads: int) -> Decision:
+        steps = self._steps.get(site.hash, []) if self._steps else []
+        return _way(site, steps, "tuned")

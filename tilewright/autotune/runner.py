@@ -244,7 +244,7 @@ class Runner:
         return {"samples_ns": samples, "base_ns": base}
 
 
-def _watch(limit: int) -> None:
+def watch(limit: int) -> None:
     """Ends the process when it has more than `limit` bytes in memory. Runs beside the kernel, which holds no lock of Python."""
     page = os.sysconf("SC_PAGESIZE")
     while True:
@@ -258,7 +258,7 @@ def _watch(limit: int) -> None:
 
 def main(requests: BinaryIO, replies: BinaryIO, memory_mib: int, cold: bool) -> None:
     if os.path.exists("/proc/self/statm"):
-        threading.Thread(target=_watch, args=(memory_mib << 20,), daemon=True).start()
+        threading.Thread(target=watch, args=(memory_mib << 20,), daemon=True).start()
     runner = Runner(cold)
     while True:
         try:

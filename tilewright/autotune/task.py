@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..backends.target import Target
-from ..compiler.build import Options, lower_graph, make_options
+from ..compiler.build import Lowered, Options, lower_graph, make_options
 from ..compiler.compile import Inputs, first_graph
 from ..compiler.schedule.default import default_schedule
 from ..compiler.schedule.source import Wanted
+from ..compiler.sites import HEAD
 from ..compiler.work import Work, work
 from ..errors import ModelError
 from ..ir.graph import Graph
@@ -72,6 +73,9 @@ def task_of(w: Wanted, target: Target, threads: int) -> Task:
 
 def parse_workload(text: str, target: Target, threads: int = 1) -> Task:
     """The task of a record's text. Raises ModelError where it is damaged."""
+    if text.startswith(HEAD):
+        from .site import parse_site
+        return parse_site(text, target, threads)
     head, mark, tail = text.rpartition("\n" + _PACKABLE)
     if not mark:
         raise ModelError(f"not a workload: {text[:80]!r}")
@@ -90,7 +94,11 @@ def extract(model: object, inputs: Inputs | None = None, target: str | Target = 
 
 
 def tasks_of(graph: Graph, options: Options) -> list[Task]:
-    return [task_of(w, options.target, options.threads) for w in lower_graph(graph, options).wanted]
+    return tasks_of_lowered(lower_graph(graph, options), options)
+
+
+def tasks_of_lowered(low: Lowered, options: Options) -> list[Task]:
+    return [task_of(w, options.target, options.threads) for w in low.wanted]
 
 
 def model_text(tasks: Sequence[Task]) -> str:

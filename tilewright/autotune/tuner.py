@@ -15,27 +15,34 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from ..backends.executable import Executable
 from ..backends.target import runs_here
-from ..compiler.build import Options, make_options
+from ..compiler.build import Options, lower_graph, make_options
 from ..compiler.compile import Inputs, first_graph
 from ..errors import InputError, TargetError
 from .log import Hardware, Record, Steps, TuningLog, record
 from .measure import Limits, Measurer, Result
+from .replay import Fixed
 from .schedules import space_of
+from .site import NAME as SITE
+from .site import SiteTask, option_of, site_tasks
 from .space import Decisions
-from .task import Task, tasks_of
+from .task import Task, tasks_of, tasks_of_lowered
 
 if TYPE_CHECKING:
     from ..backends.target import Target
 
+AnyTask = TypeVar("AnyTask", bound=Task)
 TRIALS_A_TASK = 32    # where the caller says neither trials nor seconds
 AT_ONCE = 8           # candidates that a search proposes together
 LITTLE = 0.002        # of the model's time: stop when no more than this is expected to be gained
+SITES_SHARE = 0.34    # of the budget, for the ways to compute parts of the graph
+LEAST_SITE = 0.01     # of the work of all sites: smaller ones keep the heuristic's way
+WAY_GAIN = 1.03       # times faster than the heuristic's way, alone; in the model it is decided again
 _POLL = 0.2           # seconds between looks at the clock
 
 
@@ -239,7 +246,7 @@ class Session:
                 s.done = True
                 self.scheduler.exhausted(task)
             for d in found:
-                self._submit(s, cast(Steps, space_of(s.task).to_json(d)), d)
+                self._submit(s, _steps(s.task, d), d)
 
     def _submit(self, s: TaskState, steps: Steps, d: Decisions | None) -> None:
         s.waiting += 1
@@ -272,10 +279,14 @@ def _result_of(r: Record, default: float) -> Result:
     return Result("ok", r.samples_ns, None, (ns,), ns)
 
 
+def _steps(task: Task, d: Decisions) -> Steps:
+    return task.steps(str(d.values[0])) if isinstance(task, SiteTask) else cast(Steps, space_of(task).to_json(d))
+
+
 def _decisions(task: Task, steps: Steps) -> Decisions | None:
     from ..errors import ScheduleError
     try:
-        return space_of(task).from_json(steps)
+        return Decisions(SITE, (option_of(steps),)) if isinstance(task, SiteTask) else space_of(task).from_json(steps)
     except ScheduleError:
         return None
 
@@ -312,7 +323,7 @@ def tune_model(model: object, *, inputs: Inputs | None, target: str | Target, th
                trials: int | None, seconds: float | None, log: Path, pool: Executor | object | None, seed: int, cold: bool,
                watch: Watcher | None, only: Sequence[str], options: Mapping[str, float]) -> Tuned:
     """`tilewright.tune`, which see."""
-    from .final import decide
+    from .final import Subject, decide
     from .view import default_view
     chosen = make_options(target, threads, precision, None, True, strict)
     if not runs_here(chosen.target) and pool is None:
@@ -323,20 +334,44 @@ def tune_model(model: object, *, inputs: Inputs | None, target: str | Target, th
         raise InputError(f"the folder of the log {log} does not exist")
     began = time.monotonic()
     graph = first_graph(model, inputs)
-    tasks = tasks_of(graph, chosen)
-    searched = [t for t in tasks if not only or any(x in t.label for x in only)]
-    if not searched:
-        known = ", ".join(dict.fromkeys(t.label for t in tasks)) or "none"
+    low = lower_graph(graph, chosen)
+    sites, tasks = _wanted(site_tasks(low, chosen), only), tasks_of_lowered(low, chosen)
+    searched = _wanted(tasks, only)
+    if not searched and not sites:
+        known = ", ".join(dict.fromkeys(t.label for t in (*tasks, *site_tasks(low, chosen)))) or "none"
         raise InputError(f"no task is called {', '.join(only)}; the model's are {known}")
-    limit = trials if trials is not None else 10**9 if seconds is not None else TRIALS_A_TASK * len(searched)
+    limit = trials if trials is not None else 10**9 if seconds is not None else TRIALS_A_TASK * (len(searched) + len(sites))
     view = watch or default_view()
     with ExitStack() as stack:
         measurer = _pool(pool, chosen, seed, cold, _limits(options), stack)
-        session = Session(searched, TuningLog(log), measurer, view, limit, seconds, seed)
+        ways, states, used = _ways(sites, TuningLog(log), measurer, view, limit, seconds, seed)
+        if ways:
+            searched = _wanted(tasks_of(graph, replace(chosen, schedules=Fixed(ways))), only)
+        left = None if seconds is None else max(1.0, seconds - (time.monotonic() - began))
+        session = Session(searched, TuningLog(log), measurer, view, limit - used, left, seed)
         session.run()
-        outcome = decide(model, inputs, chosen, tasks, session, view)
-    return Tuned(graph.name, outcome.executable, list(session.states.values()), outcome.chosen, log, outcome.untuned, outcome.tuned,
+        outcome = decide(Subject(model, inputs, chosen, sites), session, view, ways)
+    return Tuned(graph.name, outcome.executable, [*states, *session.states.values()], outcome.chosen, log, outcome.untuned, outcome.tuned,
                  outcome.why, session.stopped, time.monotonic() - began, outcome.gain)
+
+
+def _wanted(tasks: Sequence[AnyTask], only: Sequence[str]) -> list[AnyTask]:
+    return [t for t in tasks if not only or any(x in t.label for x in only)]
+
+
+def _ways(sites: Sequence[SiteTask], log: TuningLog, pool: Pool, view: Watcher, trials: int, seconds: float | None,
+          seed: int) -> tuple[dict[str, Steps], list[TaskState], int]:
+    """First of all, how parts of the graph are computed, because the kernels follow from it: (what was faster than the heuristic's
+    ways by more than noise, what is known of each site, trials used). Takes a part of the budget at most; heavy sites first."""
+    if not sites:
+        return {}, [], 0
+    total = sum(t.work.flops * t.uses for t in sites) or 1
+    worth = [t for t in sorted(sites, key=lambda t: -t.work.flops * t.uses) if t.work.flops * t.uses >= LEAST_SITE * total]
+    most = max(len(worth), int(SITES_SHARE * trials))
+    session = Session(worth, log, pool, view, min(most, trials), None if seconds is None else SITES_SHARE * seconds, seed)
+    session.run()
+    found = {h: s.steps for h, s in session.states.items() if s.steps and s.best > WAY_GAIN}
+    return found, list(session.states.values()), session.used
 
 
 def _limits(options: Mapping[str, float]) -> Limits:

@@ -42,8 +42,9 @@ from .passes.preparation import Prepared, split_preparation
 from .passes.skip_padding import skip_padding
 from .passes.trees import choose_trees
 from .plan_cache import WORTH_SECONDS, StoredPlan, load_plan, plan_key, preparation_of, store_plan
-from .schedule.source import HEURISTIC, Choice, ScheduleSource, Wanted
+from .schedule.source import HEURISTIC, Choice, Decision, ScheduleSource, Wanted
 from .shares import shares
+from .sites import Site, Sites
 from .threads import Touch, phases, seconds, teams
 from .views import Storage, Views, plan_views
 from .work import Work, work
@@ -85,33 +86,37 @@ class Lowered:
     trace: pipeline.Trace
     wanted: tuple[Wanted, ...] = ()  # the distinct programs among the kernels
     choices: tuple[Choice, ...] = ()  # the schedule of each
+    sites: tuple[tuple[Site, Decision], ...] = ()  # parts that can be computed in several ways, and what was decided
 
 
-def passes_for(target: Target, strict: bool = False, threads: int = 1) -> tuple[pipeline.Pass, ...]:
+def passes_for(target: Target, strict: bool = False, threads: int = 1, sites: Sites | None = None) -> tuple[pipeline.Pass, ...]:
     """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd),
-    and no product left out."""
-    layouts = (pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict, threads)),
-               pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
-    if not strict:
-        layouts = (pipeline.Pass("skip_padding", skip_padding), *layouts)
-    inside = (*default_passes(), *layouts)
+    and no product left out. `sites`: who chooses among several ways to compute a part (default: the heuristic, as inside loops)."""
+    layouts, inside = _layout_passes(target, strict, threads, sites), (*default_passes(), *_layout_passes(target, strict, threads, None))
     bodies = pipeline.Pass("loop_bodies", lambda g: loop_bodies(g, lambda body: pipeline.run_inside(body, inside)))
-    return (pipeline.Pass("choose_trees", lambda g: choose_trees(g, target)), *default_passes(), bodies, *layouts)
+    return (pipeline.Pass("choose_trees", lambda g: choose_trees(g, target)), *default_passes(sites), bodies, *layouts)
+
+
+def _layout_passes(target: Target, strict: bool, threads: int, sites: Sites | None) -> tuple[pipeline.Pass, ...]:
+    layouts = (pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict, threads, sites)),
+               pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
+    return layouts if strict else (pipeline.Pass("skip_padding", skip_padding), *layouts)
 
 
 def lower_graph(graph: Graph, options: Options) -> Lowered:
     """Passes, preparation, fusion, views, programs and schedules."""
     trace = pipeline.Trace()
-    graph = pipeline.run(graph, passes_for(options.target, options.strict, options.threads), trace=trace)
+    sites = Sites(options.schedules, options.target, options.threads)
+    graph = pipeline.run(graph, passes_for(options.target, options.strict, options.threads, sites), trace=trace)
     prepared = split_preparation(graph)
-    partition = fuse(prepared.main)
+    partition = fuse(prepared.main, sites, [v.name for v in prepared.parameters])
     views = plan_views(prepared.main, partition, len(prepared.parameters))
     kernels = lower(prepared.main, partition, views)
     views = with_loops(views, kernels)
     wanted, numbers = _wanted(kernels, views)
     choices = options.schedules.choose(wanted, options.target, options.threads)
     scheduled = tuple(None if n is None else choices[n].scheduled for n in numbers)
-    return Lowered(graph, prepared, partition, views, kernels, scheduled, trace, tuple(wanted), tuple(choices))
+    return Lowered(graph, prepared, partition, views, kernels, scheduled, trace, tuple(wanted), tuple(choices), tuple(sites.asked))
 
 
 def _wanted(kernels: Sequence[Kernel], views: Views) -> tuple[list[Wanted], list[int | None]]:
@@ -214,8 +219,10 @@ def _chosen(low: Lowered) -> list[str]:
     if not asked:
         return []
     counts = [f"{n} {s}" for s in ("applied", "adapted", "rejected", "missing") if (n := sum(c.status == s for _, c in asked))]
-    return [f"schedules: {', '.join(counts)}", *(f"schedule {c.status}: {w.label}" + (f": {c.reason}" if c.reason else "")
-                                               for w, c in asked)]
+    decided = [f"{site.kind} {d.status}: {d.option}" + (f": {d.reason}" if d.reason else "") for site, d in low.sites
+               if d.status != "default"]
+    return [f"schedules: {', '.join(counts)}", *decided,
+            *(f"schedule {c.status}: {w.label}" + (f": {c.reason}" if c.reason else "") for w, c in asked)]
 
 
 def decisions(low: Lowered) -> list[str]:

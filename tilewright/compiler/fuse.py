@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from ..ir.graph import Graph, Node, Value
 from ..ir.kinds import Access, OpInfo, describe
 from .fuse_attention import join_attention
+from .sites import Site, Sites, part
 
 MAX_EPILOGUE_NODES = 32
 MAX_NODES = 64           # of a group: beyond, kernels run out of registers and compile for long
@@ -70,9 +71,10 @@ class _Cluster:
     why: list[str] = field(default_factory=list)
 
 
-def fuse(graph: Graph) -> Partition:
-    """The graph's groups in order of execution."""
-    f = _Fuser(graph)
+def fuse(graph: Graph, sites: Sites | None = None, weights: Iterable[str] = ()) -> Partition:
+    """The graph's groups in order of execution. `sites`: who chooses where the better way is not certain (default: the rules here).
+    `weights`: the inputs that follow from weights alone."""
+    f = _Fuser(graph, sites, frozenset(weights))
     f.epilogues("contraction")
     f.epilogues("reduce")
     f.rows()
@@ -83,8 +85,9 @@ def fuse(graph: Graph) -> Partition:
 
 
 class _Fuser:
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, sites: Sites | None, weights: frozenset[str]):
         self.graph, self.nodes = graph, graph.nodes
+        self.sites, self.static = sites, weights | set(graph.constants)
         cache: dict[tuple[object, ...], OpInfo] = {}
         self.info = [describe(n, cache) for n in self.nodes]
         self.made = {v.name: k for k, n in enumerate(self.nodes) for v in n.outputs}
@@ -148,6 +151,13 @@ class _Fuser:
             if x != into.id and self.reach[x] & both:
                 self.reach[x] |= below | 1 << into.id
 
+    def chosen(self, kind: str, usual: str, other: str, nodes: Iterable[int]) -> bool:
+        """Whether some nodes are to be computed the usual way."""
+        if self.sites is None:
+            return True
+        mine = [self.nodes[k] for k in sorted(nodes)]
+        return self.sites.choose(Site(kind, (usual, other), usual, lambda: part(mine, self.static))) == usual
+
     def inputs(self, nodes: Iterable[int]) -> dict[str, Value]:
         nodes = set(nodes)
         return {v.name: v for k in sorted(nodes) for v in self.nodes[k].operands if self.made.get(v.name) not in nodes}
@@ -184,6 +194,8 @@ class _Fuser:
                 return
             inside = {v.name for k in [tail, *region] for v in self.nodes[k].outputs}
             if not all(a.same for k in region for a in self.reads(k, inside)):
+                return
+            if any(self.info[k].cost > CHEAP for k in region) and not self.chosen("epilogue", "joined", "apart", [*c.nodes, *region]):
                 return
             for k in sorted(region):
                 if self.cycle(c, self.of[k]):

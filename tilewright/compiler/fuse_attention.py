@@ -43,7 +43,7 @@ def _join(f: _Fuser, k: int) -> None:
     before, after = _scores(f, rows, shape), _product(f, rows, shape)
     if before is None or after is None or before is after or not f.fits(before, rows, after):
         return
-    if f.cycle(before, rows):
+    if f.cycle(before, rows) or not f.chosen("attention", "joined", "apart", [*before.nodes, *rows.nodes, *after.nodes]):
         return
     f.merge(rows, before, f"{f.text(before.anchor)} joins softmax: its rows are read where they are made")
     if f.cycle(rows, after):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from ..pipeline import Pass
+from ..sites import Sites
 from .cse import cse
 from .dce import dce
 from .decompose import decompose
@@ -13,11 +14,12 @@ from .simplify import simplify
 from .simplify_layout import simplify_layout
 
 
-def default_passes() -> tuple[Pass, ...]:
+def default_passes(sites: Sites | None = None) -> tuple[Pass, ...]:
     """From an imported graph to one that is ready for layouts, `split_preparation` and fusion.
 
     Patterns are recognised once the arithmetic is clean and while composite operators are whole; siblings are fused
-    after biases have moved into convolutions; decomposition leaves new things to clean up.
+    after biases have moved into convolutions; decomposition leaves new things to clean up. `sites`: who chooses where the better way
+    is not certain (default: the heuristic).
     """
     clean = (Pass("simplify", simplify), Pass("simplify_layout", simplify_layout), Pass("cse", cse), Pass("dce", dce))
     return (
@@ -25,5 +27,5 @@ def default_passes() -> tuple[Pass, ...]:
         Pass("recognize", recognize), Pass("dce", dce),
         Pass("fold_affine", fold_affine), Pass("dce", dce),
         Pass("decompose", decompose), *clean,
-        Pass("fuse_siblings", fuse_siblings), *clean,
+        Pass("fuse_siblings", lambda g: fuse_siblings(g, sites)), *clean,
     )

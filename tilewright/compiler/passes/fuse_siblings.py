@@ -19,6 +19,7 @@ import numpy as np
 
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.slices import concat, slice_axis
+from ..sites import Site, Sites, part
 from .rewriting import Rewriter, is_map, is_pure, rewrite
 
 CHANNEL_BLOCK = 16  # slices of channels stay on blocks of the widest channel layout
@@ -48,9 +49,9 @@ class Siblings:
         return {n.outputs[0].name for row in (self.nodes, *(c.nodes for c in self.chain)) for n in row}
 
 
-def fuse_siblings(g: Graph) -> Graph:
+def fuse_siblings(g: Graph, sites: Sites | None = None) -> Graph:
     g, static = constants_first(g)
-    groups = _find(g, static)
+    groups = _find(g, static, sites)
     if not groups:
         return g
     first = {s.nodes[0].outputs[0].name: s for s in groups}
@@ -81,7 +82,7 @@ def constants_first(g: Graph) -> tuple[Graph, frozenset[str]]:
     return g.replace(nodes=(*head, *tail)), frozenset(static)
 
 
-def _find(g: Graph, static: frozenset[str]) -> list[Siblings]:
+def _find(g: Graph, static: frozenset[str], sites: Sites | None) -> list[Siblings]:
     candidates: dict[tuple[object, ...], list[Node]] = {}
     for n in g.nodes:
         if (key := _key(n, static)) is not None:
@@ -93,9 +94,20 @@ def _find(g: Graph, static: frozenset[str]) -> list[Siblings]:
         if len(nodes) < 2:
             continue
         s = Siblings(tuple(nodes), _chain(nodes, users, outputs, static))
-        if not any(_loses_epilogue(users.get(n.outputs[0].name, [])) for n in s.ends):
+        fused = not any(_loses_epilogue(users.get(n.outputs[0].name, [])) for n in s.ends)
+        if sites is not None:
+            fused = sites.choose(_site(s, fused, users, static)) == "joined"
+        if fused:
             found.append(s)
     return found
+
+
+def _site(s: Siblings, fused: bool, users: Mapping[str, Sequence[Node]], static: frozenset[str]) -> Site:
+    """The siblings, what follows them alike, and the maps that each may lose."""
+    after = [u[0] for n in s.ends if _loses_epilogue(u := users.get(n.outputs[0].name, []))]
+    nodes = [*s.nodes, *(n for row in s.chain for n in row.nodes), *dict.fromkeys(after)]
+    return Site("siblings", ("joined", "apart") if fused else ("apart", "joined"), "joined" if fused else "apart",
+                lambda: part(nodes, static))
 
 
 def _loses_epilogue(users: Sequence[Node]) -> bool:

@@ -27,26 +27,29 @@ from ...ir.ops.window import WindowAttrs
 from ...ir.ops.winograd_strips import StripAttrs
 from ...ir.ops.winograd_tiles import transform
 from ...ir.types import F32, TensorType
-from .winograd_choice import Form, Layer, best_form
+from ..schedule.source import HEURISTIC
+from ..sites import Site, Sites, part
+from .winograd_choice import Form, Layer, best_form, form_of, name_of, ways
 
 POOLS = frozenset({"max_pool", "avg_pool", "lp_pool"})
 MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
 
 
-def choose_layouts(g: Graph, target: Target, strict: bool = False, threads: int = 1) -> Graph:
+def choose_layouts(g: Graph, target: Target, strict: bool = False, threads: int = 1, sites: Sites | None = None) -> Graph:
     """`g` with blocked images; the block is the target's f32 vector width. `strict`: direct sums only, no Winograd.
-    `threads`: how many may take part; the results do not depend on it."""
+    `threads`: how many may take part; the results do not depend on it. `sites`: who chooses the way of each convolution
+    (default: the heuristic)."""
     if not any(n.op in ("conv", "interleave") for n in g.nodes):
         return g
-    return _Layouts(g, target, strict, threads).run()
+    return _Layouts(g, target, strict, threads, sites or Sites(HEURISTIC, target, threads)).run()
 
 
 class _Layouts:
     """`blocked`: plain value name -> its blocked twin; `plain`: the other way round. Each is made on demand, once."""
 
-    def __init__(self, g: Graph, target: Target, strict: bool, threads: int):
+    def __init__(self, g: Graph, target: Target, strict: bool, threads: int, sites: Sites):
         self.g, self.c, self.strict = g, max(4, target.vector_bytes // 4), strict
-        self.target, self.threads = target, threads
+        self.target, self.threads, self.sites = target, threads, sites
         self.blocked: dict[str, Value] = {}
         self.made_plain: dict[str, Value] = {}
         self.virtual: dict[str, Value] = {}  # plain values that exist only as blocked ones so far
@@ -117,6 +120,8 @@ class _Layouts:
         if n.op == "interleave":
             return self._interleave(n, ins, b)
         x = ins[0]
+        if n.op == "from_blocked" and x is not None and x.type.shape[-1] == self.c:
+            return self._new(n, x, b)
         if not any(v is not None and v.name in self.virtual for v in ins):
             if n.op in POOLS and x is not None and isinstance(n.attrs, WindowAttrs) and self._skips(n.attrs, x.type):
                 return self._new(n, self._pool(n, self.to_blocked(x, b), b), b)
@@ -127,6 +132,8 @@ class _Layouts:
             return self._concat(n, ins, b) if n.op == "concat" else None
         xb = self.blocked[x.name]
         match n.op:
+            case "to_blocked" if n.attrs.block == self.c:  # type: ignore[attr-defined]
+                return (xb,)
             case "concat":
                 return self._concat(n, ins, b)
             case _ if n.op in POOLS:
@@ -285,7 +292,7 @@ class _Layouts:
         c = self.c
         small = x.name not in self.virtual and x.name not in self.blocked and i < c and g == 1
         xi = self.plain(x, b) if small else self.to_blocked(x, b)
-        if not small and (form := self._form(a, w, out)) is not None:
+        if not small and (form := self._form(n, w, out)) is not None:
             return self._new(n, self._winograd(xi, w, bias, a, out, form, b), b)
         xi = self._padded(xi, a, b)
         if g > 1:
@@ -296,13 +303,19 @@ class _Layouts:
             y = b.op("reshape", y, shape=(out.shape[0], y.type.shape[1] * g, *y.type.shape[2:]))
         return self._new(n, y, b)
 
-    def _form(self, a: ConvAttrs, w: Value, out: TensorType) -> Form | None:
+    def _form(self, node: Node, w: Value, out: TensorType) -> Form | None:
         """How Winograd computes the convolution; None where it cannot, may not, or is no faster than the direct sum."""
         o, i, *kernel = w.type.shape
+        a = node.attrs
+        assert isinstance(a, ConvAttrs)
         if self.strict or kernel != [3, 3] or a.groups != 1 or a.strides != (1, 1) or a.dilations != (1, 1):
             return None
         n, _, height, width = out.shape
-        return best_form(Layer(n, i, o, height, width), self.target, self.threads)
+        layer = Layer(n, i, o, height, width)
+        weights = [v.name for v in node.operands[1:]]
+        chosen = self.sites.choose(Site("convolution", ways(layer, self.target, self.threads),
+                                        name_of(best_form(layer, self.target, self.threads)), lambda: part([node], weights, self.c)))
+        return form_of(chosen)
 
     def _winograd(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, out: TensorType, form: Form, b: GraphBuilder) -> Value:
         c, (_, o, h, wd) = self.c, out.shape

@@ -63,6 +63,28 @@ def best_form(layer: Layer, target: Target, threads: int = 1) -> Form | None:
     return min(forms(layer, best.tile), key=lambda f: form_cycles(layer, f, target, threads))
 
 
+def ways(layer: Layer, target: Target, threads: int = 1) -> tuple[str, ...]:
+    """All ways by name, the fastest by estimate first."""
+    found = [(direct_cycles(layer, target), name_of(None))]
+    found += [(form_cycles(layer, f, target, threads), name_of(f)) for tile in TILES for f in forms(layer, tile)]
+    return tuple(name for _, name in sorted(found))
+
+
+def name_of(form: Form | None) -> str:
+    """"direct", "F4 apart", "F2 strips of 3"."""
+    if form is None:
+        return "direct"
+    return f"F{form.tile} strips of {form.rows}" if form.rows else f"F{form.tile} apart"
+
+
+def form_of(name: str) -> Form | None:
+    """Inverse of `name_of`."""
+    if name == "direct":
+        return None
+    tile, *rest = name.split()
+    return Form(int(tile[1:]), int(rest[-1]) if len(rest) > 1 else 0)
+
+
 def forms(layer: Layer, tile: int) -> Iterator[Form]:
     """The ways to cut the images for one tile size: the strips of each number have the fewest rows that will do."""
     yield Form(tile, 0)

@@ -1,5 +1,6 @@
 """Where schedules come from: the heuristic, a tuning log, or a tuner. The compiler knows the interface only.
 
+    decision = source.decide(site, target, threads)             # which way to compute a part of the graph
     choices = source.choose([Wanted(program, {"w"}, "conv+relu", 3), …], target, threads)
 
 A source sees all programs of a graph at once, because what is best for a model was decided for the model.
@@ -40,6 +41,28 @@ class Choice:
     reason: str = ""
 
 
+class Open(Protocol):
+    """A part of a graph that can be computed in several ways: `compiler/sites.py`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def options(self) -> tuple[str, ...]: ...
+    @property
+    def default(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One of a site's options. status, reason: as of `Choice`."""
+
+    option: str
+    status: Status = "default"
+    reason: str = ""
+
+
 class ScheduleSource(Protocol):
     """`key`: changes whenever the choices may, for caches of compiled plans."""
 
@@ -48,6 +71,10 @@ class ScheduleSource(Protocol):
 
     def choose(self, wanted: Sequence[Wanted], target: Target, threads: int) -> list[Choice]:
         """One choice for each program, in order. `threads`: how many may take part in a call."""
+        ...
+
+    def decide(self, site: Open, target: Target, threads: int) -> Decision:
+        """How to compute a part of a graph. Asked before the programs are known, which follow from it."""
         ...
 
 
@@ -59,6 +86,9 @@ class Heuristic:
 
     def choose(self, wanted: Sequence[Wanted], target: Target, threads: int) -> list[Choice]:
         return [Choice(default_schedule(w.program, target, w.packable)) for w in wanted]
+
+    def decide(self, site: Open, target: Target, threads: int) -> Decision:
+        return Decision(site.default)
 
 
 HEURISTIC: ScheduleSource = Heuristic()
