@@ -30,7 +30,8 @@ def weight(b: GraphBuilder, *shape: int) -> Value:
 
 
 def conv(b: GraphBuilder, x: Value, out: int) -> Value:
-    return b.op("conv", x, weight(b, out, x.type.shape[1], 3, 3), weight(b, out), strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1), groups=1)
+    w, bias = weight(b, out, x.type.shape[1], 3, 3), weight(b, out)
+    return b.op("conv", x, w, bias, strides=(1, 1), pads=(1, 1, 1, 1), dilations=(1, 1), groups=1)
 
 
 def convolutions(name: str = "g") -> Graph:
@@ -130,7 +131,8 @@ def test_the_default_is_what_nobody_decided() -> None:
     assert [w.program.key() for w in lowered(g).wanted] == [w.program.key() for w in lowered(g, Fixed({})).wanted]
 
 
-@pytest.mark.parametrize("steps", [[], [["site"]], [["site", {"option": 3}]], [["split", {"axis": "i"}]]], ids=["none", "short", "number", "other"])
+@pytest.mark.parametrize("steps", [[], [["site"]], [["site", {"option": 3}]], [["split", {"axis": "i"}]]],
+                         ids=["none", "short", "number", "other"])
 def test_steps_that_name_no_way(steps: Steps) -> None:
     with pytest.raises(ScheduleError):
         option_of(steps)

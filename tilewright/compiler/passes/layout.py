@@ -313,9 +313,9 @@ class _Layouts:
         n, _, height, width = out.shape
         layer = Layer(n, i, o, height, width)
         weights = [v.name for v in node.operands[1:]]
-        chosen = self.sites.choose(Site("convolution", ways(layer, self.target, self.threads),
-                                        name_of(best_form(layer, self.target, self.threads)), lambda: part([node], weights, self.c)))
-        return form_of(chosen)
+        own = name_of(best_form(layer, self.target, self.threads))
+        options = tuple(dict.fromkeys((*ways(layer, self.target, self.threads), own)))
+        return form_of(self.sites.choose(Site("convolution", options, own, lambda: part([node], weights, self.c))))
 
     def _winograd(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, out: TensorType, form: Form, b: GraphBuilder) -> Value:
         c, (_, o, h, wd) = self.c, out.shape
