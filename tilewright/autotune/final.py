@@ -39,6 +39,7 @@ VARIANTS = 2         # builds of the whole model that finalists are tried in
 NEGLIGIBLE = 5e-4    # share of the time of a call: tasks below keep their default
 IN_PLACE_CALLS, IN_PLACE_SECONDS = 300, 2.0  # of each build, whichever is less
 IN_PLACE_GAIN = 1.01
+IN_CALLS, IN_CALLS_BURSTS = 12, 3  # tasks that are tried in whole calls; bursts of each
 BURSTS, BURST_CALLS, BURST_SECONDS = 9, 100, 0.25
 WHOLE_GAIN = 1.004   # of a call: less is not told from noise, and the untuned is kept
 WRONG = 1e-3         # of the largest output: see `bench.compare.TOLERANCE`
@@ -125,7 +126,8 @@ def _best_whole(m: Subject, default: Executable, candidates: Sequence[Chosen], d
 
 
 def finalists(session: Session) -> dict[str, list[tuple[float, Steps]]]:
-    """Task -> (speedup over the default, steps) of its best schedules by a second measurement, fastest first."""
+    """Task -> (speedup over the default, steps) of its best schedules by a second measurement, fastest first; the tasks in the order
+    of what they save."""
     total = session.default_seconds or 1.0
     asked: list[tuple[TaskState, Steps, list[Future[Result]]]] = []
     for s in session.states.values():
@@ -143,7 +145,8 @@ def finalists(session: Session) -> dict[str, list[tuple[float, Steps]]]:
             out.setdefault(s.task.hash, []).append((speedup, steps))
     for best in out.values():
         best.sort(key=lambda x: -x[0])
-    return out
+    saved = {h: session.states[h].share * (1 - 1 / best[0][0]) for h, best in out.items()}
+    return {h: out[h] for h in sorted(out, key=lambda h: -saved[h])}
 
 
 def _earlier(session: Session, tasks: Sequence[Task], options: Options) -> Chosen:
@@ -178,7 +181,7 @@ def _in_place(m: Subject, ways: Mapping[str, Steps], variants: Sequence[Chosen],
     """For each task the schedule that was fastest inside the model computed in `ways`; the first variant's where steps cannot be
     timed."""
     if m.options.threads > 1:
-        return variants[0]
+        return _in_calls(m, ways, variants[0], data)
     try:
         instances = [m.build({**ways, **v}).single("timing steps") for v in ({}, *variants)]
     except InputError:
@@ -194,6 +197,16 @@ def _in_place(m: Subject, ways: Mapping[str, Steps], variants: Sequence[Chosen],
         best = int(total[1:].argmin())
         if task in variants[best] and total[0] > IN_PLACE_GAIN * total[1 + best]:
             out[task] = variants[best][task]
+    return out
+
+
+def _in_calls(m: Subject, ways: Mapping[str, Steps], found: Chosen, data: Sequence[np.ndarray]) -> Chosen:
+    """Where steps of a call run on several threads: of the first variant's schedules those that make whole calls no slower, each tried
+    for itself, those that save most."""
+    base, out = m.build(ways), dict(found)
+    for task in list(found)[:IN_CALLS]:
+        if compare(base, m.build({**ways, task: found[task]}), data, IN_CALLS_BURSTS)[2] < 1.0:
+            del out[task]
     return out
 
 
@@ -218,11 +231,11 @@ def _step_times(instances: Sequence[Instance], data: Sequence[np.ndarray]) -> np
 
 
 # -- whole -----------------------------------------------------------------------------------------------------------------
-def compare(a: Executable, b: Executable, data: Sequence[np.ndarray]) -> tuple[float, float, float, list[int]]:
+def compare(a: Executable, b: Executable, data: Sequence[np.ndarray], bursts: int = BURSTS) -> tuple[float, float, float, list[int]]:
     """(seconds of a call of a, of b, how many times b is faster, all samples of b in ns), by bursts in turns."""
     ratios, samples = [], []
     times: tuple[list[float], list[float]] = [], []
-    for k in range(BURSTS + 1):
+    for k in range(bursts + 1):
         burst = {}
         for which in ((0, 1), (1, 0))[k % 2]:
             burst[which] = _burst((a, b)[which], data, BURST_SECONDS if k else BURST_SECONDS / 2)
@@ -268,7 +281,21 @@ def _outputs(exe: Executable, data: Sequence[np.ndarray]) -> list[np.ndarray]:
 def _keep_default(m: Subject, default: Executable, session: Session, data: Sequence[np.ndarray], why: str) -> Outcome:
     samples = _burst(default, data, BURST_SECONDS)
     _record(m, session, {}, [max(1, int(x * 1e9)) for x in samples[:50]])
-    return Outcome(default, {}, min(samples), min(samples), why)
+    return Outcome(default, {}, min(samples), min(samples), "; ".join([why, *left(session)]))
+
+
+def left(session: Session) -> list[str]:
+    """Why there is little to gain, in a sentence: what the kernels' best schedules save alone, and how far all are from the highest
+    rates of arithmetic and of memory traffic that any of them reaches."""
+    states = [s for s in session.states.values() if s.known and s.default > 0]
+    before, after = (sum(x) for x in zip(*((s.share, s.seconds * s.task.uses) for s in states), strict=True)) if states else (0, 0)
+    if not after:
+        return []
+    flops = max(s.task.work.flops / s.seconds for s in states) or 1.0
+    traffic = max(s.task.work.bytes / s.seconds for s in states) or 1.0
+    least = sum(max(s.task.work.flops / flops, s.task.work.bytes / traffic) * s.task.uses for s in states)
+    return [f"alone, the best of all trials would save {1 - after / before:.1%} of the kernels' time, and at the best rates of arithmetic "
+            f"and memory that any of them reaches they would save {max(0.0, 1 - least / before):.0%}"]
 
 
 def _record(m: Subject, session: Session, chosen: Mapping[str, Steps], samples: Sequence[int]) -> None:

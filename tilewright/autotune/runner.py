@@ -39,6 +39,8 @@ MOST_PACKED = 6        # layouts of weights kept for a task
 SAMPLE_NS = 60_000     # that a sample lasts at least, by repetition
 SAMPLES = 8            # of a candidate that is not clearly slower than the best so far
 HOPELESS = 1.3         # times the best so far: two samples say enough
+DISTURBED = 1.15       # times the default's least time so far: something else ran, samples are taken until it is gone
+PATIENCE = 4           # times SAMPLES at most, then
 OVER_MEMORY = 78       # exit code
 _GUARD_BYTE = 0xA5
 _PIECE = 1 << 16
@@ -195,13 +197,14 @@ class Bench:
         so far. One that is clearly slower gets two samples."""
         self._settle(code)
         samples, base, stop = [], [], time.perf_counter_ns() + budget_ns
-        while len(samples) < SAMPLES:
+        while len(samples) < SAMPLES or (min(base) > DISTURBED * self.base_ns and len(samples) < PATIENCE * SAMPLES):
             for c, into in ((self.base, base), (code, samples)):
                 if self._flush is not None:
                     self._flush += 1
                 into.append(c.sample())
             if len(samples) >= 2 and (time.perf_counter_ns() > stop or min(samples) * best > min(base) * HOPELESS):
                 break
+        self.base_ns = min(self.base_ns, *base)
         return samples, base
 
 
