@@ -136,3 +136,25 @@ def test_signals_stay_in_blocks_between_convolutions() -> None:
     scaled = b.op("mul", y, b.weight("s", rng.standard_normal((24, 1)).astype("f4")))
     g = laid_out(b.graph([scaled, b.op("softmax", y, axis=2)]))
     assert ops(g).count("to_blocked") <= 2 and ops(g).count("from_blocked") == 2
+
+
+@pytest.mark.parametrize(("channels", "width", "stride", "images", "op"), [
+    (48, 8, 1, 2, "conv_grouped"), (104, 8, 2, 1, "conv_grouped"), (36, 4, 2, 1, "conv_grouped"), (32, 4, 1, 2, "conv_grouped"),
+    (64, 16, 1, 1, "conv_direct"), (64, 32, 2, 2, "conv_direct"), (40, 20, 1, 1, "conv_direct"), (32, 2, 1, 1, "conv_direct")])
+def test_groups_and_the_maps_after_them_are_one_kernel(channels: int, width: int, stride: int, images: int, op: str) -> None:
+    """Groups of part of a block, of whole blocks, and others, with a gate and a residual; the last block may be ragged."""
+    b, x, rng = start(images, 16, 9, 10)
+    x = conv(b, x, channels, rng)
+    w, bias, gate = (rng.standard_normal(s).astype("f4") for s in ((channels, width, 3, 3), (channels,), (1, channels, 1, 1)))
+    y = b.op("conv", x, b.weight("w", w), b.weight("b", bias), strides=(stride, stride), pads=(1, 1, 1, 1), dilations=(1, 1),
+             groups=channels // width)
+    y = b.op("mul", b.op("relu", y), b.op("sigmoid", b.weight("g", gate)))
+    s = b.weight("s", rng.standard_normal((channels, channels, 1, 1)).astype("f4"))
+    skip = b.op("conv", x, s, strides=(stride, stride), pads=(0, 0, 0, 0),
+                dilations=(1, 1), groups=1)
+    y = b.op("add", y, skip)
+    g = laid_out(b.graph((conv(b, y, 32, rng), b.op("reduce", y, kind="mean", axes=(2, 3), keepdims=True))))
+    assert op in ops(g)
+    labels = [x.label for x in fuse(g).groups]
+    if op == "conv_grouped" or images == 1 and width % 16 == 0:
+        assert any(x.startswith(f"{op}+relu+mul") for x in labels), labels

@@ -32,6 +32,7 @@ from ..sites import Site, Sites, part
 from .winograd_choice import Form, Layer, best_form, form_of, name_of, ways
 
 POOLS = frozenset({"max_pool", "avg_pool", "lp_pool"})
+MIN_GROUP = 4     # narrower groups leave most lanes of a vector empty
 MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
 
 
@@ -57,6 +58,7 @@ class _Layouts:
         self.images: dict[str, Value] = {}  # results of 1-D convolutions -> the same as images of height 1
         self.cut: dict[str, tuple[Value, SliceAttrs]] = {}  # slices of plain values -> what they are cut from
         self.repeated: dict[str, tuple[Value, tuple[int, int]]] = {}  # repeated plain values -> what is repeated, how often
+        self.grouped: dict[str, Value] = {}  # plain values -> their blocked ones with dimensions taken apart by groups
 
     def run(self) -> Graph:
         def visit(n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
@@ -222,7 +224,19 @@ class _Layouts:
                 operands.append(b.op("reshape", v, shape=(*v.type.shape, 1)))
             else:
                 operands.append(self.to_blocked(v, b))
+        known = [None if v is None else self.grouped.get(v.name) for v in ins]
+        if inner := next((y.type.shape for y in known if y is not None), None):
+            apart = [y if y is not None and y.type.shape == inner else by_groups(v, inner, b) for y, v in zip(known, operands, strict=True)]
+            return self._regrouped(n, b.emit(n.op, apart, n.attrs)[0], b)
         return self._new(n, b.emit(n.op, operands, n.attrs)[0], b)
+
+    def _regrouped(self, n: Node, y: Value, b: GraphBuilder) -> tuple[Value, ...]:
+        """Registers `y`, whose dimensions groups take apart, as the node's result. Maps go on with `y`: they end in its kernel."""
+        batch, _, height, width = n.outputs[0].type.shape
+        new = self._new(n, b.op("reshape", y, shape=(batch, y.type.size // (batch * height * width * self.c), height, width, self.c)), b)
+        if y.type.rank == 6 or batch == 1:
+            self.grouped[new[0].name] = y
+        return new
 
     def _map_of_phases(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
         """A map of an interleaved image and of values that are the same at all its points, on each phase."""
@@ -285,6 +299,8 @@ class _Layouts:
         g, o, i = a.groups, out.shape[1], w.type.shape[1]
         if g > 1 and g == o == x.type.shape[1]:
             return self._new(n, self._depthwise(x, w, bias, a, b), b)
+        if g > 1 and o // g == i < self.c and self.c % i == 0 and self._groups_in_blocks(i, a, out):
+            return self._regrouped(n, self._narrow_groups(x, w, bias, a, b), b)
         if g > 1 and (i % self.c or (o // g) % self.c):
             return None
         if o < MIN_CHANNELS:
@@ -299,9 +315,7 @@ class _Layouts:
             xi = b.op("reshape", xi, shape=(xi.type.shape[0] * g, xi.type.shape[1] // g, *xi.type.shape[2:]))
         w5, bias2 = self._grouped(w, bias, g, -(-(o // g) // c) * c, b)
         y = b.op("conv_direct", xi, w5, bias2, strides=a.strides, dilations=a.dilations, in_block=0 if small else c, out_block=c)
-        if g > 1:
-            y = b.op("reshape", y, shape=(out.shape[0], y.type.shape[1] * g, *y.type.shape[2:]))
-        return self._new(n, y, b)
+        return self._regrouped(n, y, b) if g > 1 else self._new(n, y, b)
 
     def _form(self, node: Node, w: Value, out: TensorType) -> Form | None:
         """How Winograd computes the convolution; None where it cannot, may not, or is no faster than the direct sum."""
@@ -361,6 +375,23 @@ class _Layouts:
         return b.op("conv_depthwise", self._padded(self.to_blocked(x, b), a, b), w4, b2, strides=a.strides, dilations=a.dilations,
                     in_block=c, out_block=c)
 
+    def _groups_in_blocks(self, width: int, a: ConvAttrs, out: TensorType) -> bool:
+        """Whether lanes had better be the `width` channels of a group than points of a row, which takes plain images, long rows
+        and neighbours in memory."""
+        return 2 * width >= self.c or width >= MIN_GROUP and (a.strides[1] > 1 or out.shape[3] < self.c)
+
+    def _narrow_groups(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, b: GraphBuilder) -> Value:
+        """Several groups in a block of channels; groups that fill the last block have no weights."""
+        c, (o, q, kh, kw) = self.c, w.type.shape
+        blocks = -(-o // c)
+        if o % c:
+            w = b.op("pad", w, before=(0,) * 4, after=(blocks * c - o, 0, 0, 0))
+            bias = None if bias is None else b.op("pad", bias, before=(0,), after=(blocks * c - o,))
+        w6 = b.op("reshape", w, shape=(blocks, c // q, q, q, kh, kw))
+        b3 = None if bias is None else b.op("reshape", bias, shape=(blocks, c // q, q))
+        return b.op("conv_grouped", self._padded(self.to_blocked(x, b), a, b), w6, b3, strides=a.strides, dilations=a.dilations,
+                    in_block=c, out_block=c)
+
     def _plain_conv(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
         """Plain images: 1-D signals as 2-D images of height 1, groups on the batch axis, pads as an op of their own."""
         x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
@@ -383,3 +414,14 @@ class _Layouts:
         w5, b2 = self._grouped(w, bias, g, w.type.shape[0] // g, b)
         y = b.op("conv_direct", xi, w5, b2, strides=a.strides, dilations=a.dilations)
         return (b.op("reshape", y, shape=out.shape) if g > 1 else y,)
+
+
+def by_groups(v: Value | None, inner: tuple[int, ...], b: GraphBuilder) -> Value | None:
+    """A blocked operand of a map (dimensions of 1 repeat) with its dimensions taken apart as those of `inner` are: a block of
+    channels by the groups in it (six dimensions), or, of one image, the blocks by groups on the first dimension."""
+    if v is None or v.type.rank < 5:
+        return v
+    n, blocks, h, w, c = v.type.shape
+    if len(inner) == 6:
+        return b.op("reshape", v, shape=(n, blocks, h, w, *(inner[4:] if c > 1 else (1, 1))))
+    return b.op("reshape", v, shape=(*(inner[:2] if blocks > 1 else (1, 1)), h, w, c))
