@@ -29,6 +29,8 @@ from sklearn import (
 )
 from sklearn.base import BaseEstimator
 
+from .sklearn_others import others
+
 ROWS, COLUMNS = 240, 6
 RNG = np.random.default_rng(7)
 X = RNG.standard_normal((ROWS, COLUMNS)) * np.array([1, 3, 0.2, 1, 10, 1]) + np.array([0, 1, 0, -2, 5, 0])
@@ -183,8 +185,9 @@ def composed() -> Iterator[Case]:
 
 def cases() -> list[tuple[str, BaseEstimator, np.ndarray, np.ndarray | None, tuple[str, ...]]]:
     out = []
-    for family in (transformers, regressors, classifiers, composed):
-        for label, e, x, y, methods in family():
+    more = others(X, Y, TWO, THREE, HOLES, CODES)
+    for family in (transformers(), regressors(), classifiers(), composed(), more):
+        for label, e, x, y, methods in family:
             name = f"{type(e).__name__} {label} {e.get_params(deep=False) if len(str(e)) > 200 else e!s}"
             out.append((" ".join(name.split())[:110], e, x, y, methods))
     return out

@@ -17,7 +17,26 @@ from ....ir.builder import GraphBuilder
 from ....ir.graph import Value
 from ....ir.types import TensorSpec, TensorType, dtype_of
 from ..rows import ROWS, Build, RowSource
-from . import compose, encode, ensemble, features, functions, impute, linear, neighbors, project, scale, svm  # noqa: F401  (they register)
+from . import (  # noqa: F401  (they register)
+    bayes,
+    compose,
+    encode,
+    ensemble,
+    factors,
+    features,
+    functions,
+    impute,
+    linear,
+    meta,
+    mixture,
+    neighbors,
+    pairwise,
+    process,
+    project,
+    scale,
+    svm,
+    vicinity,
+)
 from .columns import Columns, Dense, Part, Scope, Text
 from .estimator import known, predict
 from .inspect import check_sklearn

@@ -49,16 +49,18 @@ def _one_hot(e: Estimator, x: Columns) -> Columns:
 
 @converts("OrdinalEncoder")
 def _ordinal(e: Estimator, x: Columns) -> Columns:
-    if getattr(e.model, "_infrequent_enabled", False):
-        raise e.refuse("min_frequency or max_categories", "the grouping of infrequent categories is not compiled here")
     kind = _float(e, e.get("dtype"))
     strict = e.text("handle_unknown") == "error"
     unknown = np.nan if strict else float(e.number("unknown_value"))
     gaps = e.get("_missing_indices")
     assert isinstance(gaps, dict)
+    grouped = e.list("_default_to_infrequent_mappings") if getattr(e.model, "_infrequent_enabled", False) else [None] * x.width
     tables = []
     for k, names in enumerate(_categories(e)):
-        table = np.append(np.arange(len(names), dtype=np.float64), unknown)
+        table = np.arange(len(names) + 1, dtype=np.float64)
+        if grouped[k] is not None:
+            table[:len(names)] = np.asarray(grouped[k], np.float64)
+        table[-1] = unknown
         if k in gaps:
             table[gaps[k]] = e.number("encoded_missing_value")
         tables.append(table.astype(kind.numpy))
@@ -104,8 +106,3 @@ def _bins(e: Estimator, x: Columns) -> Columns:
 
 def _flat(x: Columns, v: Value) -> Value:
     return x.b.op("reshape", v, shape=(x.s.rows,))
-
-
-@converts("LabelBinarizer")
-def _label_binarizer(e: Estimator, x: Columns) -> Columns:
-    raise e.refuse("LabelBinarizer", "it encodes targets, which a compiled model has none of")

@@ -43,6 +43,21 @@ def _number_classes(e: Estimator, model: object) -> None:
                        "members that were fitted on class names are not joined")
 
 
+def class_positions(x: Columns, model: object, classes: np.ndarray) -> Value:
+    """i64[rows]: where the model's predicted class is among `classes`."""
+    b, s = x.b, x.s
+    s.labels = None
+    y, named = predict(model, x, "predict"), s.labels
+    s.labels = None
+    if named is not None:
+        at = np.asarray(np.searchsorted(classes, named), np.int64)
+        return y if np.array_equal(at, np.arange(len(at))) else b.op("gather", b.constant(at), y, axis=0)
+    if np.array_equal(classes, np.arange(len(classes))):
+        return convert(b, y, I64)
+    same = b.op("eq", column(b, convert(b, y, F64)), b.constant(np.asarray(classes, np.float64)[None]))
+    return b.op("arg_reduce", b.op("cast", same, dtype=I64), kind="max", axis=1, keepdims=0)
+
+
 # -- voting ------------------------------------------------------------------------------------------------------------
 @predicts("VotingRegressor")
 def _voting_regressor(e: Estimator, x: Columns, method: str) -> Value:
@@ -125,10 +140,18 @@ def _bagging_regressor(e: Estimator, x: Columns, method: str) -> Value:
 
 @predicts("BaggingClassifier", methods=("predict", "predict_proba"))
 def _bagging_classifier(e: Estimator, x: Columns, method: str) -> Value:
-    members = _members(e, x)
-    if any(not hasattr(m, "predict_proba") or len(Estimator(m).classes) != len(e.classes) for m, _ in members):
-        raise e.refuse("members without probabilities of all classes", "their votes are not compiled")
-    p = averaged(x, [convert(x.b, predict(m, c, "predict_proba"), F64) for m, c in members], None)
+    """Members are fitted on the classes' numbers; those without probabilities vote."""
+    members, n = _members(e, x), len(e.classes)
+    shares = []
+    for m, c in members:
+        if not hasattr(m, "predict_proba"):
+            at = column(x.b, convert(x.b, predict(m, c, "predict"), I64))
+            shares.append(x.b.op("cast", x.b.op("eq", at, x.b.constant(np.arange(n, dtype=np.int64)[None])), dtype=F64))
+        elif len(Estimator(m).classes) != n:
+            raise e.refuse("a member that has not seen some class", "its probabilities are those of other classes")
+        else:
+            shares.append(convert(x.b, predict(m, c, "predict_proba"), F64))
+    p = averaged(x, shares, None)
     return p if method == "predict_proba" else classes_named(e, x, best(x.s, p))
 
 
@@ -143,10 +166,7 @@ def _outputs(e: Estimator, x: Columns, method: str) -> Value:
 @predicts("OneVsRestClassifier", methods=("predict", "predict_proba", "decision_function"))
 def _one_vs_rest(e: Estimator, x: Columns, method: str) -> Value:
     b, members = x.b, e.list("estimators_")
-    if e.flag("multilabel_"):
-        raise e.refuse("several labels at once", "one class for each row is compiled")
-    if any(type(m).__name__ == "_ConstantPredictor" for m in members):
-        raise e.refuse("a class that no row, or every row, had", "its constant answer is not compiled")
+    several = e.flag("multilabel_")
     source = method
     if method == "predict":
         source = "decision_function" if hasattr(members[0], "decision_function") else "predict_proba"
@@ -154,17 +174,33 @@ def _one_vs_rest(e: Estimator, x: Columns, method: str) -> Value:
     for m in members:
         y = predict(m, x, source)
         scores.append(y if y.type.rank == 1 else flat(b, b.op("slice", y, starts=(0, 1), steps=(1, 1), sizes=(x.s.rows, 1))))
+    wide = F32 if all(v.type.dtype == F32 for v in scores) else F64
+    scores = [convert(b, v, wide) for v in scores]
+    limit = 0.0 if source == "decision_function" else 0.5
+    if several:
+        y = b.op("concat", *(column(b, s) for s in scores), axis=1)
+        return b.op("cast", b.op("gt", y, num(b, y, limit)), dtype=I64) if method == "predict" else y
     if len(members) == 1:
         if method == "decision_function":
             return scores[0]
         if method == "predict_proba":
             return two(x, column(b, scores[0]))
-        limit = 0.0 if source == "decision_function" else 0.5
         return classes_named(e, x, b.op("cast", b.op("gt", scores[0], num(b, scores[0], limit)), dtype=I64))
     y = b.op("concat", *(column(b, s) for s in scores), axis=1)
     if method == "predict":
         return classes_named(e, x, best(x.s, y))
-    return y if method == "decision_function" else b.op("div", y, b.op("reduce", y, kind="sum", axes=(1,), keepdims=1))
+    if method == "decision_function":
+        return y
+    total = b.op("reduce", y, kind="sum", axes=(1,), keepdims=1)
+    return b.op("div", y, b.op("where", b.op("eq", total, num(b, y, 0)), num(b, y, 1), total))
+
+
+@predicts("_ConstantPredictor", methods=("predict", "predict_proba", "decision_function"))
+def _constant(e: Estimator, x: Columns, method: str) -> Value:
+    """The answer for a class that no row, or every row, had."""
+    y = np.asarray(e.get("y_"), np.float64).reshape(-1)
+    row = np.concatenate([1 - y, y])[None] if method == "predict_proba" else y
+    return x.b.op("expand", x.b.constant(row), shape=(x.s.rows, *row.shape[1:]))
 
 
 # -- calibration -------------------------------------------------------------------------------------------------------

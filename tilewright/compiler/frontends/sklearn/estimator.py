@@ -18,6 +18,7 @@ import numpy as np
 from ....errors import ModelError, UnsupportedError
 from ....ir.graph import Value
 from .columns import Columns, Scope
+from .refused import REFUSED
 
 Transform = Callable[["Estimator", Columns], Columns]
 Predict = Callable[["Estimator", Columns, str], Value]
@@ -110,7 +111,7 @@ def converter(model: object) -> Converter:
         raise UnsupportedError(f"{module}.{name} is no estimator of scikit-learn, LightGBM or XGBoost: what its Python code computes "
                                "is not known")
     if name not in REGISTRY:
-        raise UnsupportedError(f"{name} is not compiled; supported are {', '.join(sorted(REGISTRY))}, and the tree ensembles")
+        raise UnsupportedError(f"{name} is not compiled: {REFUSED.get(name, 'it has no converter')}; docs/tabular.md lists what is")
     return REGISTRY[name]
 
 
@@ -159,6 +160,11 @@ def name_classes(s: Scope, index: Value, classes: np.ndarray) -> Value:
     if np.array_equal(classes, np.arange(len(classes))) and classes.dtype == np.int64:
         return index
     return s.b.op("gather", s.b.constant(classes), index, axis=0)
+
+
+def checked_index(s: Scope, index: Value, n: int) -> Value:
+    """The same index; the call fails with an InputError where it is not below n."""
+    return s.b.op("gather", s.b.constant(np.arange(n, dtype=np.int64)), index, axis=0)
 
 
 def best(s: Scope, scores: Value) -> Value:

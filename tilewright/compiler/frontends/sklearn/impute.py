@@ -1,4 +1,4 @@
-"""Missing values: SimpleImputer and MissingIndicator."""
+"""Missing values: SimpleImputer, KNNImputer and MissingIndicator."""
 from __future__ import annotations
 
 import math
@@ -7,7 +7,8 @@ import numpy as np
 
 from ....errors import UnsupportedError
 from ....ir.graph import Value
-from .columns import Columns, Text, as_bool, joined, num
+from ....ir.types import F64
+from .columns import Columns, Text, as_bool, convert, joined, num
 from .estimator import Estimator, converts, transform
 
 
@@ -52,6 +53,29 @@ def _text(e: Estimator, x: Columns, fill: object) -> Columns:
     code = part.numbers(x.s)
     y = x.b.op("where", x.b.op("eq", code, num(x.b, code, marker)), num(x.b, code, part.codes.code(fill)), code)
     return Columns(x.s, (Text(part.source, part.codes, part.position, filled=y),))
+
+
+@converts("KNNImputer")
+def _nearest(e: Estimator, x: Columns) -> Columns:
+    """Columns that were empty when it was fitted are dropped, or 0."""
+    how = e.get("weights")
+    if how not in ("uniform", "distance") or e.get("metric") != "nan_euclidean":
+        raise e.refuse(f"weights={how!r} or metric={e.get('metric')!r}", "functions are not compiled")
+    b, valid = x.b, e.array("_valid_mask").astype(bool)
+    known = np.where(e.array("_mask_fit_X"), np.nan, e.array("_fit_X").astype(np.float64))
+    v = convert(b, x.value(), F64)
+    hole = missing(x, v, e.get("missing_values"), e.name)
+    v = b.op("where", hole, num(b, v, np.nan), v)
+    with np.errstate(invalid="ignore"):
+        means = np.where(valid, np.nansum(known, 0) / np.maximum((~np.isnan(known)).sum(0), 1), 0)
+    y = b.emit("fill_from_nearest", (v, x.s.const(known, "known"), x.s.const(means, "means")),
+               k=min(int(e.number("n_neighbors")), len(known)), by_distance=int(how == "distance"))[0]
+    y = convert(b, y, x.dtype)
+    if e.flag("keep_empty_features"):
+        out = x.dense(b.op("where", b.constant(valid[None]), y, num(b, y, 0)))
+    else:
+        out = x.dense(y).select([int(k) for k in np.flatnonzero(valid)])
+    return joined(x.s, [out, transform(e.get("indicator_"), x)]) if e.has("indicator_") else out
 
 
 def _is_nan(v: object) -> bool:

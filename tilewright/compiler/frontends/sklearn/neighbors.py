@@ -1,10 +1,10 @@
-"""Models that compare rows with stored ones: k-means, nearest neighbours by brute force, naive Bayes."""
+"""Models that compare rows with stored ones: clusters' centres, nearest neighbours by brute force."""
 from __future__ import annotations
 
 import numpy as np
 
 from ....ir.graph import Value
-from ....ir.types import F32, F64, I32, I64
+from ....ir.types import F32, F64, I32
 from .columns import Columns, convert, dense, flat, num
 from .estimator import Estimator, best, classes_named, converts, predicts
 
@@ -20,7 +20,7 @@ def squared_distances(x: Columns, points: np.ndarray) -> Value:
 
 
 # -- k-means -----------------------------------------------------------------------------------------------------------
-@converts("KMeans", "MiniBatchKMeans")
+@converts("KMeans", "MiniBatchKMeans", "BisectingKMeans")
 def _to_centers(e: Estimator, x: Columns) -> Columns:
     centers = e.array("cluster_centers_")
     d = x.b.op("sqrt", squared_distances(x, centers))
@@ -33,8 +33,6 @@ def _nearest_center(e: Estimator, x: Columns, method: str) -> Value:
     return x.b.op("cast", x.b.op("arg_reduce", d, kind="min", axis=1, keepdims=0), dtype=I32)
 
 
-
-
 @predicts("NearestCentroid")
 def _centroid(e: Estimator, x: Columns, method: str) -> Value:
     if e.text("metric") != "euclidean" or e.has("deviations_") and e.has("shrink_threshold"):
@@ -44,9 +42,11 @@ def _centroid(e: Estimator, x: Columns, method: str) -> Value:
 
 
 # -- nearest neighbours ------------------------------------------------------------------------------------------------
-def _neighbors(e: Estimator, x: Columns) -> tuple[Value, Value | None]:
-    """Positions [rows, k] in the training set, nearest first, and their weights. Of equal distances the first come first, where
-    the library's trees may choose others."""
+EUCLIDEAN = ("euclidean", "l2", "minkowski")
+
+
+def distances(e: Estimator, x: Columns) -> Value:
+    """[rows, training points] in f64; squares of them where they are Euclidean."""
     metric = e.text("effective_metric_")
     if metric not in ("euclidean", "l2", "minkowski", "manhattan", "l1", "cityblock", "chebyshev") or (
             metric == "minkowski" and e.number("p") != 2):
@@ -55,24 +55,42 @@ def _neighbors(e: Estimator, x: Columns) -> tuple[Value, Value | None]:
     if not isinstance(points, np.ndarray):
         raise e.refuse("a model fitted on sparse data", "fit it on an array")
     b = x.b
-    if metric in ("euclidean", "l2", "minkowski"):
-        d = b.op("sqrt", squared_distances(x, points))
-    else:
-        v = b.op("reshape", convert(b, x.value(), F64), shape=(x.s.rows, 1, x.width))
-        gap = b.op("abs", b.op("sub", v, x.s.const(points.astype(np.float64)[None], "points")))
-        d = b.op("reduce", gap, kind="max" if metric == "chebyshev" else "sum", axes=(2,), keepdims=0)
-    near, at = b.emit("topk", (d,), axis=1, k=int(e.number("n_neighbors")), largest=False)
+    if metric in EUCLIDEAN:
+        return squared_distances(x, points)
+    v = b.op("reshape", convert(b, x.value(), F64), shape=(x.s.rows, 1, x.width))
+    gap = b.op("abs", b.op("sub", v, x.s.const(points.astype(np.float64)[None], "points")))
+    return b.op("reduce", gap, kind="max" if metric == "chebyshev" else "sum", axes=(2,), keepdims=0)
+
+
+def nearest(e: Estimator, x: Columns, k: int) -> tuple[Value, Value]:
+    """Distances and positions [rows, k] in the training set, nearest first. Of equal distances the first come first, where the
+    library's trees may choose others."""
+    near, at = x.b.emit("topk", (distances(e, x),), axis=1, k=k, largest=False)
+    if e.text("effective_metric_") not in EUCLIDEAN:
+        return near, at
+    if e.text("_fit_method") != "brute":
+        return _exact(x, e.array("_fit_X").astype(np.float64), at), at
+    return x.b.op("sqrt", near), at
+
+
+def _neighbors(e: Estimator, x: Columns) -> tuple[Value, Value | None]:
+    """Positions [rows, k] in the training set, nearest first, and their weights."""
+    near, at = nearest(e, x, int(e.number("n_neighbors")))
     how = e.get("weights")
     if how in (None, "uniform"):
         return at, None
     if how != "distance":
         raise e.refuse(f"weights={how!r}", "functions are not compiled")
-    if metric in ("euclidean", "l2", "minkowski") and e.text("_fit_method") != "brute":
-        near = _exact(x, points.astype(np.float64), at)
+    return at, inverse_distances(x, near)
+
+
+def inverse_distances(x: Columns, near: Value) -> Value:
+    """1 / distance; where a distance is 0, 1 for such and 0 for others."""
+    b = x.b
     zero = b.op("eq", near, num(b, near, 0))
     some = b.op("gt", b.op("reduce", b.op("cast", zero, dtype=F64), kind="max", axes=(1,), keepdims=1), num(b, near, 0))
     inverse = b.op("div", num(b, near, 1), b.op("where", zero, num(b, near, 1), near))
-    return at, b.op("where", some, b.op("cast", zero, dtype=F64), inverse)
+    return b.op("where", some, b.op("cast", zero, dtype=F64), inverse)
 
 
 def _exact(x: Columns, points: np.ndarray, at: Value) -> Value:
@@ -113,56 +131,3 @@ def _knn_classifier(e: Estimator, x: Columns, method: str) -> Value:
         return classes_named(e, x, best(x.s, votes))
     total = b.op("reduce", votes, kind="sum", axes=(1,), keepdims=1)
     return b.op("div", votes, b.op("where", b.op("eq", total, num(b, total, 0)), num(b, total, 1), total))
-
-
-# -- naive Bayes -------------------------------------------------------------------------------------------------------
-BAYES = ("predict", "predict_proba", "predict_log_proba", "predict_joint_log_proba")
-
-
-def _answered(e: Estimator, x: Columns, joint: Value, method: str) -> Value:
-    """From log P(x, class) [rows, classes]."""
-    if method == "predict":
-        return classes_named(e, x, best(x.s, joint))
-    if method == "predict_joint_log_proba":
-        return joint
-    return x.b.op("log_softmax" if method == "predict_log_proba" else "softmax", joint, axis=1)
-
-
-@predicts("GaussianNB", methods=BAYES)
-def _gaussian(e: Estimator, x: Columns, method: str) -> Value:
-    b, theta, var = x.b, e.array("theta_").astype(np.float64), e.array("var_").astype(np.float64)
-    v = b.op("reshape", convert(b, x.value(), F64), shape=(x.s.rows, 1, x.width))
-    gap = b.op("sub", v, x.s.const(theta[None], "theta"))
-    sums = b.op("reduce", b.op("div", b.op("mul", gap, gap), x.s.const(var[None], "var")), kind="sum", axes=(2,), keepdims=0)
-    base = np.log(e.array("class_prior_").astype(np.float64)) - 0.5 * np.log(2 * np.pi * var).sum(1)
-    joint = b.op("sub", x.s.const(base[None], "prior"), b.op("mul", sums, num(b, sums, 0.5)))
-    return _answered(e, x, convert(b, joint, F32 if x.dtype == F32 and e.array("theta_").dtype == np.float32 else F64), method)
-
-
-@predicts("MultinomialNB", "BernoulliNB", "ComplementNB", methods=BAYES)
-def _discrete(e: Estimator, x: Columns, method: str) -> Value:
-    log = e.array("feature_log_prob_").astype(np.float64)
-    prior = e.array("class_log_prior_").astype(np.float64)
-    if e.name == "ComplementNB" and len(prior) > 1:
-        prior = np.zeros(len(log))
-    if e.name == "BernoulliNB":
-        if e.has("binarize"):
-            v = x.value()
-            x = x.dense(x.b.op("cast", x.b.op("gt", v, num(x.b, v, e.number("binarize"))), dtype=v.type.dtype))
-        negative = np.log(1 - np.exp(log))
-        prior, log = prior + negative.sum(1), log - negative
-    return _answered(e, x, x.linear(log.T, prior, "feature_log_prob"), method)
-
-
-@predicts("CategoricalNB", methods=BAYES)
-def _categorical(e: Estimator, x: Columns, method: str) -> Value:
-    total = x.s.const(e.array("class_log_prior_").astype(np.float64)[None], "prior")
-    b = x.b
-    for k, table in enumerate(e.list("feature_log_prob_")):
-        index = b.op("cast", flat(b, x.column(k).value()), dtype=I64)
-        n = np.asarray(table).shape[1]
-        index = b.op("max", b.op("min", index, num(b, index, n - 1)), num(b, index, 0))
-        total = b.op("add", total, b.op("gather", x.s.const(np.asarray(table, np.float64).T, "log_prob"), index, axis=0))
-    return _answered(e, x, total, method)
-
-

@@ -9,6 +9,7 @@ from ....errors import UnsupportedError
 from ....ir.graph import Value
 from ....ir.types import F64, I64
 from .columns import Columns, Scope, Text, column, flat, num
+from .estimator import checked_index
 
 UNROLLED = 12  # comparisons that are cheaper one after another than a binary search
 
@@ -52,10 +53,11 @@ def lookup(s: Scope, tables: Sequence[np.ndarray], at: Value, name: str = "table
 
 
 def category(x: Columns, k: int, categories: np.ndarray, where: str, must_be_known: bool) -> Value:
-    """i64[rows]: the position of column k's value in `categories`, their number where it is none of them."""
+    """i64[rows]: the position of column k's value in `categories`, their number where it is none of them; with must_be_known
+    the call fails for such."""
     part = x.column(k).parts[0]
     if isinstance(part, Text):
-        return _text_category(x.s, part, categories, must_be_known)
+        return _known(x, _text_category(x.s, part, categories, must_be_known), categories, must_be_known)
     if np.asarray(categories).dtype.kind not in "biuf":
         try:
             numbers = np.asarray(categories, np.float64)
@@ -64,7 +66,11 @@ def category(x: Columns, k: int, categories: np.ndarray, where: str, must_be_kno
                                    "data frame or an object array like the one it was fitted on") from None
     else:
         numbers = np.asarray(categories)
-    return flat(x.b, _number_category(x.s, x.column(k).value(), numbers.astype(np.float64)))
+    return _known(x, flat(x.b, _number_category(x.s, x.column(k).value(), numbers.astype(np.float64))), categories, must_be_known)
+
+
+def _known(x: Columns, index: Value, categories: np.ndarray, must_be_known: bool) -> Value:
+    return checked_index(x.s, index, len(categories)) if must_be_known else index
 
 
 def _text_category(s: Scope, part: Text, categories: np.ndarray, must_be_known: bool) -> Value:

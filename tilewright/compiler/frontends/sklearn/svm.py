@@ -7,6 +7,7 @@ from ....ir.graph import Value
 from ....ir.types import F64, I64
 from .columns import Columns, convert, dense, flat, num
 from .estimator import Estimator, best, classes_named, predicts
+from .pairwise import polynomial, rbf, sigmoid
 
 
 def _kernel(e: Estimator, x: Columns) -> Columns:
@@ -19,24 +20,13 @@ def _kernel(e: Estimator, x: Columns) -> Columns:
     gamma = e.number("_gamma")
     if kind == "linear":
         return dense(x.s, convert(b, x.value(), F64))
-    v = convert(b, x.value(), F64)
     if kind == "rbf":
-        center = sv.mean(0)  # brings |x|^2 + |s|^2 - 2 x s near the size of the distance
-        v, sv = b.op("sub", v, x.s.const(center, "center")), sv - center
-        square = b.op("reduce", v, kind="sum_square", axes=(1,), keepdims=1)
-        cross = dense(x.s, v).linear(2 * gamma * sv.T, -gamma * (sv * sv).sum(1), "vectors")
-        near = b.op("sub", cross, b.op("mul", square, num(b, square, gamma)))
-        return dense(x.s, b.op("exp", b.op("min", near, num(b, near, 0))))
-    if kind not in ("poly", "sigmoid"):
-        raise e.refuse(f"kernel={kind!r}", "compiled are 'linear', 'rbf', 'poly' and 'sigmoid'")
-    y = dense(x.s, v).linear(gamma * sv.T, np.full(len(sv), e.number("coef0")), "vectors")
+        return dense(x.s, rbf(x, sv, gamma))
+    if kind == "poly":
+        return dense(x.s, polynomial(x, sv, gamma, int(e.number("degree")), e.number("coef0")))
     if kind == "sigmoid":
-        return dense(x.s, b.op("tanh", y))
-    degree = int(e.number("degree"))
-    power = y if degree else b.op("expand", num(b, y, 1), shape=y.type.shape)
-    for _ in range(1, degree):
-        power = b.op("mul", power, y)
-    return dense(x.s, power)
+        return dense(x.s, sigmoid(x, sv, gamma, e.number("coef0")))
+    raise e.refuse(f"kernel={kind!r}", "compiled are 'linear', 'rbf', 'poly' and 'sigmoid'")
 
 
 def _weighted(e: Estimator, x: Columns, coefficients: np.ndarray, shift: np.ndarray) -> Value:
@@ -77,10 +67,30 @@ def _pairs(e: Estimator) -> np.ndarray:
     return out
 
 
-@predicts("SVC", "NuSVC", methods=("predict", "decision_function"))
+LEAST = 1e-7  # probability of a pair, in libsvm
+
+
+def _probabilities(e: Estimator, x: Columns) -> Value:
+    """[rows, classes]: a sigmoid of each pair's decision, coupled as libsvm does it."""
+    b, n = x.b, len(e.classes)
+    if not e.flag("probability"):
+        raise e.refuse("predict_proba", "the model was fitted with probability=False")
+    coefficients = -e.array("dual_coef_").T if n == 2 else _pairs(e)  # of two classes, the library turns the sign
+    shift = -e.array("intercept_") if n == 2 else e.array("intercept_")
+    y = _weighted(e, x, coefficients, shift)
+    a, c = np.atleast_1d(e.array("probA_")).astype(np.float64), np.atleast_1d(e.array("probB_")).astype(np.float64)
+    r = b.op("sigmoid", b.op("neg", b.op("add", b.op("mul", y, x.s.const(a[None], "prob_a")), x.s.const(c[None], "prob_b"))))
+    r = b.op("min", b.op("max", r, num(b, r, LEAST)), num(b, r, 1 - LEAST))
+    return b.emit("couple_pairs", (r,), classes=n)[0]
+
+
+@predicts("SVC", "NuSVC", methods=("predict", "decision_function", "predict_proba", "predict_log_proba"))
 def _svc(e: Estimator, x: Columns, method: str) -> Value:
     """One machine for each pair of classes; the first class with the most votes wins."""
     b, n = x.b, len(e.classes)
+    if method in ("predict_proba", "predict_log_proba"):
+        p = _probabilities(e, x)
+        return p if method == "predict_proba" else b.op("log", p)
     if n == 2:
         y = flat(b, _weighted(e, x, e.array("dual_coef_").T, e.array("intercept_")))
         if method == "decision_function":
