@@ -7,6 +7,7 @@ import numpy as np
 from sklearn import (
     cluster,
     covariance,
+    cross_decomposition,
     decomposition,
     dummy,
     ensemble,
@@ -150,6 +151,7 @@ def decompositions(x: np.ndarray) -> Iterator[Case]:
     yield "", d.MiniBatchSparsePCA(3, random_state=0, max_iter=10), x, None, T
     yield "", d.DictionaryLearning(4, max_iter=5, random_state=0, transform_algorithm="threshold", transform_alpha=0.3), x, None, T
     from sklearn.neural_network import BernoulliRBM
+    yield "", cross_decomposition.PLSSVD(2), x, np.stack([x[:, 0] - x[:, 1], x[:, 2]], 1), T
     yield "", BernoulliRBM(4, n_iter=3, random_state=0), positive / positive.max(), None, T
     from sklearn.feature_extraction.text import TfidfTransformer
     for e in (TfidfTransformer(), TfidfTransformer(norm="l1", sublinear_tf=True), TfidfTransformer(use_idf=False, norm=None)):

@@ -24,7 +24,8 @@ from .llvm.jit import Job, Library, build, load
 from .plan import HostCall, Plan
 from .target import Target
 
-OUT_OF_RANGE = "an index computed from the inputs' values is out of range for the tensor it selects from"
+OUT_OF_RANGE = ("an index computed from the inputs' values is out of range for the tensor it selects from (of a table: a category that an "
+                "encoder with handle_unknown='error' was not fitted on, or a row without a neighbour in the radius)")
 _MESSAGE = OUT_OF_RANGE.encode()
 _LONG_NS = 20_000  # of a run: from here on letting other threads have the interpreter is worth its 50 ns
 _SLOT_CALL, _SLOT_NEW, _SLOT_METHODS, _SLOT_MEMBERS = 50, 65, 64, 72  # of CPython's typeslots.h

@@ -59,8 +59,11 @@ def check(model: str | os.PathLike[str] | bytes | ModelProto) -> list[Finding]: 
 @overload
 def check(model: object) -> Sequence[Finding | SklearnFinding]: ...
 def check(model: object) -> Sequence[Finding | SklearnFinding]:
-    """Everything in an ONNX model (path, bytes, ModelProto) or a fitted estimator of scikit-learn that Tilewright cannot compile;
-    [] if there is nothing."""
+    """Everything in an ONNX model (path, bytes, ModelProto), a fitted estimator of scikit-learn or a model of trees that Tilewright
+    cannot compile; [] if there is nothing."""
+    if is_tree_model(model):
+        from .sklearn.inspect import check_trees
+        return check_trees(model)
     if _is_estimator(model, None, None):
         from .sklearn import check_sklearn
         return check_sklearn(model)

@@ -38,9 +38,9 @@ from . import (  # noqa: F401  (they register)
     vicinity,
 )
 from .columns import Columns, Dense, Part, Scope, Text
-from .estimator import known, predict
+from .estimator import converter, known, predict
 from .inspect import check_sklearn
-from .trees import class_names
+from .trees import class_names, is_tree
 
 __all__ = ["check_sklearn", "is_estimator", "load_sklearn", "needs_boundary"]
 
@@ -62,6 +62,8 @@ def _plain(sample: object) -> bool:
 def load_sklearn(model: object, sample: object, method: str = "") -> RowSource:
     """sample: a table like those of the calls: an array of f32 or f64, a data frame, an array of objects; None: an array of
     f64. Raises UnsupportedError naming the estimator, the option and the reason; ModelError for what is not fitted."""
+    if known(model) and not is_tree(model):
+        converter(model)
     method = method or ("predict" if hasattr(model, "predict") else "transform")
     names, width = _names(model, sample), _width(model, sample)
     codes = {k: Codes(_name(names, k)) for k in _texts(sample, names, width)}

@@ -9,6 +9,7 @@ import numpy as np
 from ....errors import TilewrightError
 from ....ir.builder import GraphBuilder
 from ....ir.types import F64, TensorType
+from ..trees import load_trees
 from .columns import Columns, Dense, Part, Scope, Text
 from .estimator import REGISTRY, Estimator, known, predict, transform
 from .trees import is_tree
@@ -32,6 +33,16 @@ class Finding:
 def check_sklearn(model: object) -> list[Finding]:
     """What of a fitted estimator, and of all estimators in it, is not compiled; [] if there is nothing."""
     return list(_findings(model, type(model).__name__))
+
+
+def check_trees(model: object) -> list[Finding]:
+    """The same for trees alone: an estimator or booster of any of the libraries, or the path of a model file."""
+    name = type(model).__name__
+    try:
+        load_trees(model)
+    except TilewrightError as e:
+        return [Finding(name, name, str(e))]
+    return []
 
 
 def _findings(model: object, where: str) -> Iterator[Finding]:

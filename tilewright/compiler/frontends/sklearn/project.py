@@ -69,6 +69,11 @@ def _pls(e: Estimator, x: Columns) -> Columns:
     return projected(scaled(x, e.array("_x_mean"), e.array("_x_std")), e.array("x_rotations_"), None, "rotations")
 
 
+@converts("PLSSVD")
+def _pls_svd(e: Estimator, x: Columns) -> Columns:
+    return projected(scaled(x, e.array("_x_mean"), e.array("_x_std")), e.array("x_weights_"), None, "weights")
+
+
 @predicts("PLSRegression", "PLSCanonical", "CCA", methods=("predict",))
 def _pls_predict(e: Estimator, x: Columns, method: str) -> Value:
     y = scaled(x, e.array("_x_mean"), None).linear(e.array("coef_").T, np.atleast_1d(e.array("intercept_")))

@@ -18,7 +18,6 @@ _REASONS = {
     "each row is solved for by a variational iteration of its own": ("LatentDirichletAllocation",),
     "each row is solved for by a linear system of its own": ("LocallyLinearEmbedding",),
     "shortest paths through the training data are not compiled": ("Isomap",),
-    "two blocks of columns are projected at once": ("PLSSVD",),
     "its rounds of regression on the other columns are not compiled": ("IterativeImputer",),
 }
 
