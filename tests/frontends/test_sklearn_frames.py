@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("sklearn")
 pd = pytest.importorskip("pandas")
 
-from sklearn import compose, ensemble, impute, linear_model, pipeline, preprocessing, svm  # noqa: E402
+from sklearn import compose, decomposition, ensemble, impute, linear_model, pipeline, preprocessing, svm  # noqa: E402
 from sklearn.base import BaseEstimator, TransformerMixin  # noqa: E402
 
 import tilewright as tw  # noqa: E402
@@ -121,10 +121,11 @@ Y = (X[:, 0] > 0).astype(int)
     (linear_model.Ridge(), "transform", "Ridge: method='transform' is not compiled; expected one of 'predict'"),
     (pipeline.make_pipeline(Own(), linear_model.Ridge()), "predict", "Own is no estimator of scikit-learn"),
     (preprocessing.SplineTransformer(extrapolation="error"), "transform", "SplineTransformer: extrapolation='error' is not compiled"),
-    (impute.KNNImputer(), "transform", "KNNImputer is not compiled"),
+    (impute.KNNImputer(weights=np.sqrt), "transform", "KNNImputer: weights="),
+    (decomposition.LatentDirichletAllocation(2, max_iter=1), "transform", "LatentDirichletAllocation is not compiled: each row is"),
 ])
 def test_refusals_name_estimator_and_reason(estimator: BaseEstimator, method: str, message: str) -> None:
-    estimator.fit(X, Y)  # type: ignore[attr-defined]
+    estimator.fit(np.abs(X), Y)  # type: ignore[attr-defined]
     with pytest.raises(UnsupportedError) as e:
         tw.compile(estimator, inputs=X, method=method)
     assert message in str(e.value)
@@ -144,11 +145,11 @@ def test_strings_that_nothing_encodes() -> None:
 
 
 def test_check_lists_everything() -> None:
-    union = pipeline.make_union(Own(), impute.KNNImputer(), preprocessing.StandardScaler())
+    union = pipeline.make_union(Own(), impute.KNNImputer(weights=np.sqrt), preprocessing.StandardScaler())
     m = pipeline.make_pipeline(union, preprocessing.SplineTransformer(extrapolation="error"), linear_model.Ridge()).fit(X, Y)
     found = [str(f) for f in tw.check(m)]
     assert len(found) == 3
-    assert found[0].startswith("Pipeline.featureunion.own: ") and "KNNImputer is not compiled" in found[1] and "extrapolation" in found[2]
+    assert found[0].startswith("Pipeline.featureunion.own: ") and "KNNImputer: weights=" in found[1] and "extrapolation" in found[2]
     assert tw.check(model().fit(frame(), target(frame()))) == [], "all of it is supported"
 
 
@@ -159,11 +160,30 @@ def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.Mo
     assert tw.load("wine.twx").outputs[0].name == "y"
 
 
+def haversine(x: np.ndarray) -> np.ndarray:
+    """Kilometres between two places, of degrees."""
+    a, b, c, d = (np.radians(x[:, k]) for k in range(4))
+    h = np.sin((c - a) / 2) ** 2 + np.cos(a) * np.cos(c) * np.sin((d - b) / 2) ** 2
+    return 6371 * 2 * np.arctan2(np.sqrt(h), np.sqrt(1 - h))
+
+
+def replaced(x: np.ndarray) -> np.ndarray:
+    y = x.copy()
+    y[:, 1] = np.log1p(np.abs(y[:, 1]))
+    return y
+
+
 @pytest.mark.parametrize("f", [
     lambda x: np.hstack([x[:, :2] ** 2, np.log1p(np.abs(x))]), lambda x: np.hypot(x[:, 0], x[:, 1]),
     lambda x: np.stack([x.sum(axis=1), x.max(1), np.linalg.norm(x, axis=1)], axis=1), lambda x: np.floor(x * 3) % 7 // 2,
     lambda x: (x > 0.5) & (x < 1), lambda x: np.where(np.isin(np.round(x), [0, 1]), x, -1), lambda x: x[:, [2, 0]] * x[:, 1:2],
-    lambda x: np.minimum(x, 0.3).clip(-0.5, None),
+    lambda x: np.minimum(x, 0.3).clip(-0.5, None), haversine, lambda x: np.arctan2(x[:, 0], x[:, 1]),
+    lambda x: np.select([x[:, 0] < -0.5, x[:, 0] < 0.5], [x[:, 1], 2 * x[:, 2]], default=-1.0),
+    lambda x: np.digitize(x, [1.0, 0.2, -1.0]), lambda x: np.interp(x, [-1.0, 0, 2], [3.0, 1, 5]), lambda x: x @ np.arange(8.0).reshape(4, 2),
+    lambda x: np.column_stack([x.std(axis=1), np.var(x, axis=1), np.ptp(x, axis=1), np.average(x, axis=1, weights=[1, 2, 3, 4])]),
+    lambda x: np.hstack([np.diff(x, axis=1), np.cumsum(x, axis=1), np.ones_like(x)]), lambda x: np.argmax(x, axis=1),
+    lambda x: np.count_nonzero(x > 0, axis=1), lambda x: np.fmax(x, np.where(x > 0, np.nan, 0.1)), lambda x: np.any(x > 1, axis=1),
+    lambda x: np.copysign(x, -x) + np.heaviside(x, 0.5) + np.logaddexp(x, 1.0), replaced,
     lambda x: np.searchsorted([-1.0, 0, 1], x[:, 0]).reshape(-1, 1), lambda x: np.exp2(x) + np.log2(np.abs(x) + 1) + np.square(x)])
 def test_traced_functions(f: Callable[[np.ndarray], np.ndarray]) -> None:
     m = preprocessing.FunctionTransformer(f).fit(X)
@@ -172,6 +192,32 @@ def test_traced_functions(f: Callable[[np.ndarray], np.ndarray]) -> None:
     (got,) = run_graph(source.graph(len(X)).graph, {"x": X}).values()
     want = np.asarray(m.transform(X), np.float64)
     assert np.allclose(got, want.reshape(len(X), -1), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("f", [
+    lambda d: np.sqrt((d["a"] - d["b"]) ** 2 + d["c"] ** 2), lambda d: d[["c", "a"]] * 2, lambda d: d.assign(ratio=d.a / (1 + d.b ** 2)),
+    lambda d: d.assign(e=lambda t: t["a"] * t["c"], a=0.0), lambda d: np.log1p(d.loc[:, ["a", "b"]].abs()),
+    lambda d: d.drop(columns=["b"]).to_numpy() ** 2, lambda d: np.column_stack([d["a"].clip(-1, 1), d.values[:, 1], d.iloc[:, 2]])],
+    ids=["distance", "columns", "assign", "assign_later", "loc", "drop", "stack"])
+def test_functions_of_data_frames(f: Callable[[np.ndarray], np.ndarray]) -> None:
+    d = pd.DataFrame(X[:, :3], columns=["a", "b", "c"])
+    m = preprocessing.FunctionTransformer(f).fit(d)
+    got = tw.compile(m, inputs=d, method="transform", threads=1)(d)
+    assert np.allclose(np.asarray(got), np.asarray(m.transform(d)).reshape(len(d), -1), rtol=1e-13, atol=1e-13)
+
+
+def test_unknown_numbers_are_errors_where_the_library_raises() -> None:
+    x = np.array([[0.0, 3], [1, 5], [2, 7], [1, 9]])
+    for m in (preprocessing.OneHotEncoder(), preprocessing.OrdinalEncoder(),
+              pipeline.make_pipeline(preprocessing.OneHotEncoder(), linear_model.Ridge())):
+        m.fit(x, x[:, 0])
+        exe = tw.compile(m, inputs=x, method="predict" if hasattr(m, "predict") else "transform", threads=1)
+        assert len(np.asarray(exe(x))) == 4
+        for bad in (np.array([[0.0, 4]]), np.array([[0.5, 3]] * 600), np.array([[np.nan, 3]])):
+            with pytest.raises(InputError, match="a category that an encoder with handle_unknown='error' was not fitted on"):
+                exe(bad)
+            with pytest.raises(ValueError, match=r"unknown categories|contains NaN"):
+                (m.predict if hasattr(m, "predict") else m.transform)(bad)
 
 
 @pytest.mark.parametrize(("f", "why"), [

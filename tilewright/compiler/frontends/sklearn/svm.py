@@ -78,7 +78,7 @@ def _probabilities(e: Estimator, x: Columns) -> Value:
     coefficients = -e.array("dual_coef_").T if n == 2 else _pairs(e)  # of two classes, the library turns the sign
     shift = -e.array("intercept_") if n == 2 else e.array("intercept_")
     y = _weighted(e, x, coefficients, shift)
-    a, c = np.atleast_1d(e.array("probA_")).astype(np.float64), np.atleast_1d(e.array("probB_")).astype(np.float64)
+    a, c = (np.atleast_1d(e.array(k)).astype(np.float64) for k in ("_probA", "_probB"))
     r = b.op("sigmoid", b.op("neg", b.op("add", b.op("mul", y, x.s.const(a[None], "prob_a")), x.s.const(c[None], "prob_b"))))
     r = b.op("min", b.op("max", r, num(b, r, LEAST)), num(b, r, 1 - LEAST))
     return b.emit("couple_pairs", (r,), classes=n)[0]

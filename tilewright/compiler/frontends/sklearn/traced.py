@@ -213,6 +213,9 @@ class Traced(np.lib.mixins.NDArrayOperatorsMixin):
     def prod(self, axis: object = None, keepdims: bool = False) -> Traced:
         return self._reduce("prod", axis, keepdims)
 
+    def abs(self) -> Traced:
+        return np.abs(self)  # type: ignore[return-value]
+
     def any(self, axis: object = None, keepdims: bool = False) -> Traced:
         return self._reduce("any", axis, keepdims)
 
