@@ -153,6 +153,8 @@ class Boundary:
                 at = {n: k for k, n in enumerate(names)}
                 if missing := [c.name for c in columns if c.name not in at]:
                     raise InputError(f"the data frame has no column {', '.join(map(repr, missing))}")
+                if doubled := [c.name for c in columns if names.count(c.name) > 1]:
+                    raise InputError(f"the data frame has several columns {', '.join(map(repr, doubled))}")
                 found = [at[c.name] for c in columns]
             else:
                 if len(names) != self.width:
