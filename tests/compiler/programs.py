@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import ctypes
 import math
+from dataclasses import replace
 
 import llvmlite.binding as llvm
 import numpy as np
 
 from tilewright.backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
 from tilewright.backends.target import Target
-from tilewright.ir.expr import Buffer, Expr, call, select
+from tilewright.ir.expr import Buffer, Expr, Var, call, select
 from tilewright.ir.loops import Pack, Scheduled
 from tilewright.ir.program import Program, compute, reduce
 from tilewright.ir.types import F16, F32, F64, I32
@@ -22,6 +23,16 @@ def matmul_relu(m: int = 7, k: int = 37, n: int = 45) -> Program:
     x, w, b = Buffer("x", F32, (m, k)), Buffer("w", F32, (k, n)), Buffer("b", F32, (n,))
     y = compute("y", F32, (m, n), lambda i, j: call("max", reduce("sum", (k,), lambda r: x[i, r] * w[r, j]) + b[j], 0.0))
     return Program("matmul_relu", (x, w, b), (y.buffer,), (y,))
+
+
+def matmul_gelu(m: int = 23, k: int = 37, n: int = 90) -> Program:
+    """Twenty-three rows and odd columns: ragged tiles, each with a long epilogue, and with a bias that moves with both axes."""
+    x, w, b = Buffer("x", F32, (m, k)), Buffer("w", F32, (k, n)), Buffer("b", F32, (m, n))
+    s = compute("s", F32, (m, n), lambda i, j: reduce("sum", (k,), lambda r: x[i, r] * w[r, j]))
+
+    def gelu(t: Expr) -> Expr:
+        return t * 0.5 * (call("erf", t * 0.5**0.5) + 1.0)
+    return Program("matmul_gelu", (x, w, b), (s.buffer,), (replace(s, body=gelu(s.body) + b[Var(s.axes[0]), Var(s.axes[1])]),))
 
 
 def softmax(rows: int = 7, n: int = 37) -> Program:
@@ -85,6 +96,7 @@ def shifted() -> Program:
 
 
 PROGRAMS = {"matmul_relu": (matmul_relu(), frozenset({"w"})), "softmax": (softmax(), frozenset()),
+            "matmul_gelu": (matmul_gelu(), frozenset({"w"})),
             "attention": (attention(), frozenset()), "causal_attention": (attention(1, 70, 70, 8, 16, True), frozenset()),
             "convolution": (convolution(), frozenset({"w"})), "transpose": (transpose(), frozenset()),
             "column_sums": (column_sums(), frozenset()), "total": (total(), frozenset()), "shifted": (shifted(), frozenset()),

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from ...ir.expr import Axis, Call, Reduce, Rescue, Table, Var, identity, reduces, walk
-from ...ir.loops import Loop, Stage
+from ...ir.kinds import EXPENSIVE
+from ...ir.loops import Loop, Split, Stage
 from ...ir.types import F32, F64
 from ..target import Target
 from .emit_expr import I32T, I64T, PTR, Frame
@@ -27,7 +28,8 @@ from .scalar import emit_call
 _COMBINE = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 
 
-LINE = 64  # bytes of a cache line
+LINE = 64          # bytes of a cache line
+LONG_EPILOGUE = 8  # functions like erf behind the sums of a tile: from here on, as a loop, they are faster (and sooner compiled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,61 @@ class ReductionEmitter(LoopEmitter):
             self._update(st, inner, nodes, tile, split)
         sums, self.acc = self.acc, saved
         totals = self._rescued_tile(st, nodes, tile, split, sums)
-        self._points(st, tile, lambda: self._finish(st, nodes, tile, split, sums, totals))
+        if self._long_epilogue(st, tile, sums):
+            self._finish_rows(st, nodes, tile, split, sums)
+        else:
+            self._points(st, tile, lambda: self._finish(st, nodes, tile, split, sums, totals))
+
+    def _long_epilogue(self, st: Stage, tile: list[Loop], sums: dict[tuple[int, Key], ir.Value]) -> bool:
+        """Whether straight-line code for every point of a microkernel's tile would be too long for the core's decoder and its
+        cache of decoded instructions."""
+        if not self.frame.sites or not tile or tile[0].kind != "unroll" or any(isinstance(n, Rescue) for n in walk(st.compute.body)) \
+                or any(isinstance(r, Split) and r.outer == tile[0].axis for r in st.relations):
+            return False
+        inside = {id(n) for x in reduces(st.compute.body) for n in walk(x.body)}
+        long = sum(isinstance(n, Call) and n.fn in EXPENSIVE for n in walk(st.compute.body) if id(n) not in inside)
+        return long * len(sums) >= LONG_EPILOGUE
+
+    def _finish_rows(self, st: Stage, nodes: list[Reduce], tile: list[Loop], split: list[Loop],
+                     sums: dict[tuple[int, Key], ir.Value]) -> None:
+        """The epilogue as a loop over the outermost axis of the tile, whose sums wait in memory:
+
+            for v in vectors of a row, for i: totals[v][i] = sum
+            for i { for v: C[i, v] = epilogue(totals[v][i]) }
+        """
+        axis = tile[0].axis
+        count = self.ranges.extents.get(axis, axis.extent)
+        totals: list[ir.Value] = []
+        self._points(st, tile, lambda: totals.extend(self._total(r, n, tile, split, sums) for r, n in enumerate(nodes)))
+        wide = len(totals) // count
+        tables = [self._table(totals[v::wide]) for v in range(wide)]
+
+        def row() -> None:
+            number = itertools.count()
+
+            def point() -> None:
+                self.leaf = {id(n): self._entry(*tables[next(number)], self.frame.counters[axis]) for n in nodes}
+                self.store(st.compute.buffer, tuple(Var(a) for a in st.compute.axes), self.value(st.compute.body))
+            self._points(st, tile[1:], point)
+        self.ranges.bounds[axis] = (0, count - 1)
+        self._changed()
+        self._counted(axis, ir.Constant(I64T, 0), ir.Constant(I64T, count), row)
+        self.ranges.bounds.pop(axis)
+        self._changed()
+
+    def _table(self, values: list[ir.Value]) -> tuple[ir.Value, ir.Type]:
+        """(address, type of an element) of `values` in memory of the function."""
+        kind = values[0].type
+        with self.b.goto_entry_block():
+            base = self.b.alloca(ir.ArrayType(kind, len(values)))
+        base.align = LINE
+        base.type = PTR  # llvmlite would type it [n x ...]*
+        for i, v in enumerate(values):
+            self.b.store(v, self.b.gep(base, [ir.Constant(I64T, i)], inbounds=True, source_etype=kind))
+        return base, kind
+
+    def _entry(self, base: ir.Value, kind: ir.Type, at: ir.Value) -> ir.Value:
+        return self.b.load(self.b.gep(base, [at], inbounds=True, source_etype=kind), typ=kind)
 
     def _rescued_tile(self, st: Stage, nodes: list[Reduce], tile: list[Loop], split: list[Loop],
                       sums: dict[tuple[int, Key], ir.Value]) -> dict[tuple[int, Key], ir.Value]:
