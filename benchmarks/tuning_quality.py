@@ -4,6 +4,7 @@
     python -m benchmarks.tuning_quality random FOLDER --trials 1000        # random points
     python -m benchmarks.tuning_quality search FOLDER                      # 64 trials each: with the shipped model, without any
     python -m benchmarks.tuning_quality final FOLDER                       # the best of all, timed again together
+    python -m benchmarks.tuning_rate MODELS --out FOLDER/rate.md           # trials a second, under `taskset -c 1`
     python -m benchmarks.tuning_quality report FOLDER --out benchmarks/TUNING.md
 
 FOLDER keeps what was timed, a file for each strategy. Each command goes on where it stopped, so that it can run in slices.
@@ -281,6 +282,8 @@ def main() -> int:
         finals(a.folder, Target.parse(a.target), a.lock, a.core)
     elif a.command == "report":
         text = report(a.folder, Target.parse(a.target))
+        if (rate := a.folder / "rate.md").exists():  # by benchmarks.tuning_rate
+            text += f"\n\n## Trials a second\n\n{rate.read_text().strip()}"
         print(text)
         if a.out:
             a.out.write_text(f"# How good the search is\n\n{NOTE}\n\n{text}\n")
