@@ -92,12 +92,12 @@ def made_of_others(x: np.ndarray, y: np.ndarray, two: np.ndarray, three: np.ndar
 def kernels(x: np.ndarray, y: np.ndarray) -> Iterator[Case]:
     positive = np.abs(x)
     for kind in ("linear", "rbf", "laplacian", "poly", "sigmoid", "cosine"):
-        yield kind, kernel_ridge.KernelRidge(alpha=50.0, kernel=kind, gamma=0.01, degree=2), x, y, P
+        yield kind, kernel_ridge.KernelRidge(alpha=50.0, kernel=kind, gamma=1.0, degree=2), x / 10, y, P
         yield kind, decomposition.KernelPCA(3, kernel=kind, gamma=0.02) if kind != "laplacian" else decomposition.KernelPCA(3), x, None, T
         few = 5 if kind in ("linear", "cosine") else 20  # more than the kernel's rank is noise
         yield kind, kernel_approximation.Nystroem(kind, n_components=few, gamma=0.05, random_state=0), x, None, T
     for kind in ("chi2", "additive_chi2"):
-        yield kind, kernel_ridge.KernelRidge(alpha=50.0, kernel=kind, gamma=0.1 if kind == "chi2" else None), positive, y, P
+        yield kind, kernel_ridge.KernelRidge(alpha=50.0, kernel=kind, gamma=1.0 if kind == "chi2" else None), positive / 10, y, P
     yield "", kernel_ridge.KernelRidge(kernel="rbf"), x, np.stack([y, y * y], 1), P
     yield "", kernel_approximation.RBFSampler(gamma=0.2, random_state=0), x, None, T
     yield "", kernel_approximation.SkewedChi2Sampler(skewedness=1.0, n_components=9, random_state=0), positive, None, T
