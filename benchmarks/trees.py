@@ -77,7 +77,8 @@ def beside_lightgbm(targets: list[str], rounds: int, seconds: float) -> list[flo
         exe = tw.compile(booster, inputs=x[:100], target=t, threads=1)  # pyright: ignore[reportArgumentType]
         print(f"{t}: compiled in {time.perf_counter() - begin:.2f} s", flush=True)
         assert np.array_equal(np.asarray(exe(x)), wanted), f"{t}: many rows differ from LightGBM's"
-        assert all(np.array_equal(np.asarray(exe(x[k:k + 1])), wanted[k:k + 1]) for k in range(300)), f"{t}: one row differs from LightGBM's"
+        same = (np.array_equal(np.asarray(exe(x[k:k + 1])), wanted[k:k + 1]) for k in range(300))
+        assert all(same), f"{t}: one row differs from LightGBM's"
         engines[t] = cast("Callable[[np.ndarray], np.ndarray]", exe)
     found = {e: [np.inf, np.inf] for e in engines}
     for _ in range(rounds):
