@@ -15,7 +15,7 @@ from typing import cast
 from ...backends.target import Target
 from ...compiler.schedule.legality import check_legal
 from ...compiler.schedule.rows import access, choose_rows, lanes_of
-from ...compiler.schedule.rows_nest import RowChoice, RowsChoice, schedule_row_nests, shared_depth
+from ...compiler.schedule.rows_nest import STRAIGHT, RowChoice, RowsChoice, schedule_row_nests, shared_depth
 from ...ir.expr import Axis, loads, walk
 from ...ir.loops import Scheduled
 from ...ir.program import Compute, Program
@@ -92,7 +92,8 @@ class RowsSketch(Sketch):
         if d.square:
             return not c.reduces and d.vector >= 0 and d.across >= 0 and points > 1 and width <= lanes
         if c.reduces:
-            straight = math.prod(a.extent for a in axes[c.own:]) if d.unroll else 1
+            whole = math.prod(a.extent for a in axes[c.own:])
+            straight = 1 if not d.unroll else whole if whole <= STRAIGHT else axes[-1].extent
             vectors = -(-width // lanes) * points
             return vectors <= self.target.vector_registers and straight * vectors <= 4 * MOST_UNROLLED
         return points * min(-(-width // lanes), 4) <= 64
@@ -148,7 +149,7 @@ def _stage_knobs(k: int, c: Compute, d: RowChoice, lanes: int) -> list[Knob]:
     reduced = math.prod(a.extent for a in c.reduce_axes)
     return [vector, knob(f"{k}.width", widths, d.width, True), knob(f"{k}.across", [-1, *across], d.across),
             knob(f"{k}.points", points, d.points, True), knob(f"{k}.square", (0, 1) if square else (0,), int(d.square)),
-            knob(f"{k}.unroll", (0, 1) if c.reduce_axes and reduced <= MOST_UNROLLED else (0,), int(d.unroll))]
+            knob(f"{k}.unroll", (0, 1) if c.reduce_axes and (reduced <= MOST_UNROLLED or d.unroll) else (0,), int(d.unroll))]
 
 
 def _transposes(c: Compute) -> bool:

@@ -13,10 +13,10 @@ from ...ir.affine import Div, Mod, Opaque, flat_address, linear
 from ...ir.expr import Axis, Expr, Load, Var, axes_of, loads, walk
 from ...ir.loops import Scheduled
 from ...ir.program import Compute, Program
-from .rows_nest import RowChoice, RowsChoice, schedule_row_nests, shared_depth
+from .rows_nest import STRAIGHT, RowChoice, RowsChoice, schedule_row_nests, shared_depth
 
 CHUNK = 4096        # elements of a flat map that one parallel step handles
-FULL_UNROLL = 25    # reductions up to this many points (a 5x5 window) become straight-line code
+ROW = 32            # steps of a window's row that become straight-line code where the whole window is too long for that
 GATHER_COST = 1.5   # of one lane, in vector loads
 
 
@@ -148,7 +148,7 @@ def _columns(c: Compute, own: list[Axis], red: list[Axis], vec: Axis | None, at:
     size = max(1, min(8 if vec is not None else 4, budget // vectors))
     tiled = wide is not None and size > 1 and _reuses(c, wide)
     return RowChoice(at, vectors * lanes if vec is not None else 0, c.axes.index(wide) if wide is not None and tiled else -1,
-                     size if tiled else 1, False, math.prod(a.extent for a in red) <= FULL_UNROLL)
+                     size if tiled else 1, False, math.prod(a.extent for a in red) <= STRAIGHT or tiled and red[-1].extent <= ROW)
 
 
 def _reuses(c: Compute, a: Axis) -> bool:

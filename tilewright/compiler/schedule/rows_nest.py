@@ -8,6 +8,7 @@ for search (autotune/space) alike.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from ...errors import ScheduleError
@@ -18,6 +19,8 @@ from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
 from .parallel import mark_parallel
 
+STRAIGHT = 25  # steps of a reduction (a 5x5 window) that are straight-line code together; of longer ones, a row of the window is
+
 
 @dataclass(frozen=True, slots=True)
 class RowChoice:
@@ -26,7 +29,7 @@ class RowChoice:
     vector: the axis that becomes lanes. width: how many of its values are lanes of one loop; 0: all of them.
     points: so many values of `across` are unrolled around the lanes; 1: none.
     square: the axis that reads run along, in tiles of points x width that are transposed in registers.
-    unroll: the reduction is straight-line code.
+    unroll: the reduction is straight-line code, if it is short enough (STRAIGHT); else its innermost loop is.
     first:  the position of the outermost loop among those that may be.
     """
 
@@ -187,8 +190,9 @@ def _column_sum(c: Compute, outer: list[Loop], own: tuple[Axis, ...], vec: Axis 
             loops.append(Loop(s.outer))
         elif a != vec:
             loops.append(Loop(a))
-    kind = "unroll" if d.unroll else "serial"
-    return Stage(c, (*loops, *lanes, *(Loop(a, kind, reduce=True) for a in c.reduce_axes), *tile), tuple(relations), shared)
+    short = math.prod(a.extent for a in c.reduce_axes) <= STRAIGHT
+    reduction = [Loop(a, "unroll" if d.unroll and (short or a == c.reduce_axes[-1]) else "serial", reduce=True) for a in c.reduce_axes]
+    return Stage(c, (*loops, *lanes, *reduction, *tile), tuple(relations), shared)
 
 
 def _parallel_first(st: Stage, depth: int, first: int) -> Stage:

@@ -285,7 +285,8 @@ class DepthwiseConv(Op):
 
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
-        for x, w, s in (((1, 2, 7, 9, 4), (2, 3, 3, 4), (1, 1)), ((2, 1, 11, 6, 16), (1, 5, 2, 16), (2, 1))):
+        for x, w, s in (((1, 2, 7, 9, 4), (2, 3, 3, 4), (1, 1)), ((2, 1, 11, 6, 16), (1, 5, 2, 16), (2, 1)),
+                        ((1, 1, 9, 14, 16), (1, 7, 5, 16), (1, 1))):
             arrays = tuple(rng.standard_normal(t).astype("f4") for t in (x, w, (w[0], w[3])))
             yield Sample(arrays, DirectConvAttrs(s, (1, 1), x[4], x[4]), 1e-5)
 
