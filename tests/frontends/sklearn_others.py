@@ -132,7 +132,7 @@ def near(x: np.ndarray, y: np.ndarray, holes: np.ndarray) -> Iterator[Case]:
     yield "", neighbors.RadiusNeighborsRegressor(9.0, weights="distance"), x, np.stack([y, y * y], 1), P
     yield "", neighbors.LocalOutlierFactor(novelty=True), x, None, OUTLIERS
     yield "", neighbors.NeighborhoodComponentsAnalysis(3, max_iter=5, random_state=0), x, (y > 0).astype(int), T
-    scaled = np.round((holes - np.nanmean(holes, 0)) / np.nanstd(holes, 0) * 64) / 64  # distances are exact in f32 too
+    scaled = np.round((holes - np.nanmean(holes, 0)) / np.nanstd(holes, 0) * 256) / 256  # f32 holds distances exactly, few tie
     yield "", impute.KNNImputer(), scaled, None, T
     yield "", impute.KNNImputer(n_neighbors=3, weights="distance", add_indicator=True), scaled, None, T
     yield "", cluster.Birch(threshold=6, n_clusters=3), x, None, (*T, *P)
