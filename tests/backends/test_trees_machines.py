@@ -9,6 +9,7 @@ import pytest
 
 import tilewright as tw
 from tests.machines import need, run_models, targets
+from tilewright.backends.llvm.native import native_code
 from tilewright.backends.target import Target
 from tilewright.compiler.frontends.trees.table import emit
 from tilewright.compiler.passes.trees import choose_trees
@@ -72,3 +73,19 @@ def test_engines(level: str) -> None:
     assert engine("small", 530) == "tree_slices"
     assert engine("small", 1) == ("tree_walk" if level == "x86-64" else "tree_row")
     assert engine("wide", 1) == engine("wide", 530) == "tree_walk"
+
+
+@pytest.mark.parametrize("level", ["x86-64", "x86-64-v3", "native", "aarch64"])
+def test_code_does_not_depend_on_the_forest(level: str) -> None:
+    """Other numbers of trees, nodes, thresholds and sets: the same keys of the cache, the same text."""
+    target = Target.parse(level)
+    for name, more in (("small", {"trees": 200, "leaves": 18}), ("wide", {"trees": 5, "leaves": 4000})):
+        for rows in ROWS:
+            found = []
+            for given in (FORESTS[name], more):
+                f = random_forest(np.random.default_rng(0), np.dtype("f4"), features=FEATURES, **given)
+                nodes = choose_trees(graph(f, rows, np.dtype("f4")), target).nodes
+                codes = [native_code(n, target) for n in nodes if n.op.startswith("tree_")]
+                found.append([(c.key, c.text("k")) for c in codes])
+            # one row: trees fill a register's lanes or do not, and there is a table of 64 columns or more
+            assert rows == 1 and "tree_row" in found[0][-1][0] or found[0] == found[1]

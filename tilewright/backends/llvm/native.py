@@ -28,9 +28,21 @@ class NativeCode:
 def native_code(node: Node, target: Target) -> NativeCode:
     """The code for a node whose op is `native`; `text(symbol)` is LLVM IR."""
     ins = tuple(v.type for v in node.operands)
-    key = f"{node.op}|{node.attrs}|{ins}"  # the target is part of every object's key
+    key = f"{node.op}|{_code_shape(node.op, node.attrs, ins)}"  # the target is part of every object's key
     trips, workspace, text = _MAKERS[node.op](node.attrs, ins, target)
     return NativeCode(key, trips, workspace, trees.cycles(node.op, node.attrs, ins) / 2.5e9, text)
+
+
+def _code_shape(op: str, attrs: Attrs, ins: Types) -> object:
+    """What the code depends on: types, rows and results, but no sizes of tables."""
+    if op == "tree_ranks":
+        assert isinstance(attrs, trees.RanksAttrs)
+        return ins[0], attrs.slices
+    of_values = ins[-2].dtype, ins[-2].shape[1], ins[-1].shape
+    if op == "tree_slices":
+        assert isinstance(attrs, trees.SlicesAttrs)
+        return attrs.rows, attrs.planes, of_values
+    return (ins[0].shape[0], of_values) if op == "tree_walk" else (-(-ins[0].shape[1] // 64), ins[3].shape[2], of_values)
 
 
 _Made = tuple[int, int, Callable[[str], str]]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import struct
 
 from ...ir.forest import ZERO
-from ...ir.ops.tree_engines import BLOCK, RanksAttrs
+from ...ir.ops.tree_engines import BLOCK, RanksAttrs, RankSize
 from ...ir.tree_tables import LIMIT, Group
 from ...ir.types import F64, TensorType
 from ..target import Target
@@ -40,7 +40,7 @@ def emit_ranks(symbol: str, attrs: RanksAttrs, ins: tuple[TensorType, ...], targ
 
 class _Ranks:
     def __init__(self, symbol: str, attrs: RanksAttrs, ins: tuple[TensorType, ...], target: Target) -> None:
-        x, self.groups, _, self.sets, _ = ins
+        x = ins[0]
         self.rows, self.features = x.shape
         self.attrs = attrs
         self.real = "double" if x.dtype == F64 else "float"
@@ -48,21 +48,22 @@ class _Ranks:
         self.vectors = 1 if self.rows == 1 else min(4, PART // self.lanes)
         self.gathers = target.vector_bytes >= 32
         self.permutes = self.real == "float" and target.vector_bytes == 64 and self.rows > 1
-        names = ("x", "groups", "thresholds", "sets", "words", "ranks", "workspace")
+        names = ("x", "sizes", "groups", "thresholds", "sets", "words", "ranks", "workspace")
         self.c = Code(symbol, (*(f"ptr {n}" for n in names), "i64 begin", "i64 end", "ptr ctx"))
 
     def text(self) -> str:
         c, span = self.c, self.lanes * self.vectors
+        self.columns, self.groups, count, sets = (c.element("i64", "%sizes", k) for k in RankSize)
         per_part = 1 if self.rows == 1 else PART // span
         with c.loop(c("mul i64 %end, {}", per_part), c("mul i64 %begin, {}", per_part)) as part:
             rows = self._rows(c("mul i64 {}, {}", part, span))
             if self.rows == 1 and self.gathers:
-                with c.loop(self.groups.shape[1], 0, TOGETHER) as g:
-                    _OneRow(c, self.real, self.groups.shape[1]).groups(g)
+                with c.loop(self.groups, 0, TOGETHER) as g:
+                    _OneRow(c, self.real, self.groups).groups(g)
             else:
-                with c.loop(self.attrs.groups) as g:
+                with c.loop(count) as g:
                     self._group(part, rows, c.at("i32", "%groups", g))
-            with c.loop(self.sets.shape[0]) as s:
+            with c.loop(sets) as s:
                 self._set(part, rows, c.at("[4 x i32]", "%sets", s))
         return c.text()
 
@@ -89,15 +90,15 @@ class _Ranks:
                 out.append(c.gather(n, self.real, c.at(self.real, "%x", feature), at, "i64"))
         return out
 
-    def _field(self, table: str, k: int, to: str = "i64", step: int = 1) -> str:
-        v = self.c.load("i32", self.c.at("i32", table, k * step))
+    def _field(self, table: str, k: int, to: str = "i64", step: str = "1") -> str:
+        v = self.c.load("i32", self.c.at("i32", table, self.c("mul i64 {}, {}", step, int(k))))
         return self.c("sext i32 {} to i64", v) if to == "i64" else v
 
     def _group(self, part: str, rows: list[str], g: str) -> None:
         c, n = self.c, self.lanes
 
         def field(k: Group, to: str = "i64") -> str:
-            return self._field(g, k, to, self.groups.shape[1])
+            return self._field(g, k, to, self.groups)
         x = self._values(rows, field(Group.FEATURE))
         own = c.at(self.real, "%thresholds", field(Group.FIRST))
         rank = [c.variable(f"<{n} x i32>", "zeroinitializer") for _ in x]
@@ -143,14 +144,14 @@ class _Ranks:
         if self.attrs.slices:
             first = c("add i64 {}, {}", c("mul i64 {}, {}", part, n * self.vectors), u * n)
             block, inside = c("udiv i64 {}, {}", first, BLOCK), c("urem i64 {}, {}", first, BLOCK)
-            line = c("add i64 {}, {}", c("mul i64 {}, {}", block, self.attrs.columns), column)
+            line = c("add i64 {}, {}", c("mul i64 {}, {}", block, self.columns), column)
             c.store(f"<{n} x i8>", ranks, c.at("i8", "%ranks", c("add i64 {}, {}", c("mul i64 {}, {}", line, BLOCK), inside)), 1)
             return
         base = c.at("i8", "%ranks", column)
         for k in range(n):
             row = c("extractelement <{} x i64> {}, i64 {}", n, rows, k)
             value = c("extractelement <{} x i8> {}, i64 {}", n, ranks, k)
-            c.store("i8", value, c.at("i8", base, c("mul i64 {}, {}", row, self.attrs.columns)))
+            c.store("i8", value, c.at("i8", base, c("mul i64 {}, {}", row, self.columns)))
 
     def _set(self, part: str, rows: list[str], s: str) -> None:
         c, n = self.c, self.lanes
@@ -177,14 +178,14 @@ class _Ranks:
 class _OneRow:
     """n groups of one row at a time: their fields, values, thresholds are gathered."""
 
-    def __init__(self, c: Code, real: str, count: int) -> None:
+    def __init__(self, c: Code, real: str, count: str) -> None:
         self.c, self.real, self.n, self.count = c, real, TOGETHER, count
 
     def groups(self, first: str) -> None:
         c, n, kind = self.c, self.n, f"<{self.n} x i32>"
 
         def field(k: Group) -> str:
-            return c.load(kind, c.at("i32", c.at("i32", "%groups", int(k) * self.count), first), 4)
+            return c.load(kind, c.at("i32", c.at("i32", "%groups", c("mul i64 {}, {}", self.count, int(k))), first), 4)
         x, own, levels = c.gather(n, self.real, "%x", field(Group.FEATURE)), field(Group.FIRST), field(Group.LEVELS)
         ones = c.splat(n, "i32", 1)
         step = c.variable(kind, c("lshr {} {}, {}", kind, c("shl {} {}, {}", kind, ones, levels), ones))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ...ir.ops.tree_engines import RowSizes
+from ...ir.ops.tree_engines import Size
 from ...ir.types import TensorType
 from ..target import Target
 from .code import Code, Variable, constant
@@ -62,7 +62,7 @@ class _Row:
         c = self.c
         tables = self._tables()
         first = c.variable("i64", 0)
-        with c.loop(c.element("i64", "%sizes", RowSizes.GROUPS)) as g:
+        with c.loop(c.element("i64", "%sizes", Size.PARTS)) as g:
             leaves = [c.variable(self.bytes, "zeroinitializer") for _ in range(self.vectors)]
             for v in leaves:
                 v.set("zeroinitializer")
@@ -94,7 +94,7 @@ class _Row:
         if not single:
             with c.loop(self.outputs) as k:
                 c.store(self.value, c.element(self.value, "%base", k), c.at(self.value, "%y", k))
-        with c.loop(c.element("i64", "%sizes", RowSizes.TREES)) as t:
+        with c.loop(c.element("i64", "%sizes", Size.TREES)) as t:
             place, first, column = (c.element("i32", c.at("[4 x i32]", "%trees", t), k, "i64") for k in range(3))
             leaf = c("add i64 {}, {}", first, c.element("i8", "%workspace", place, "i64"))
             if single:
@@ -116,7 +116,7 @@ class _Row:
         c = self.c
         room = 64 * self.tables if self.tables < 3 else 256
         slot = c.variable(f"[{room} x i8]", "zeroinitializer").slot
-        c.call("void", "llvm.memcpy.p0.p0.i64", ("ptr", slot), ("ptr", "%ranks"), ("i64", c.element("i64", "%sizes", RowSizes.COLUMNS)),
+        c.call("void", "llvm.memcpy.p0.p0.i64", ("ptr", slot), ("ptr", "%ranks"), ("i64", c.element("i64", "%sizes", Size.COLUMNS)),
                ("i1", "false"))
         if self.loads:
             return [slot]

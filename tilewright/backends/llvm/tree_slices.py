@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir.ops.tree_engines import BLOCK, SlicesAttrs
+from ...ir.ops.tree_engines import BLOCK, Size, SlicesAttrs
 from ...ir.types import TensorType
 from ..target import Target
 from .code import Code, constant
@@ -47,23 +47,23 @@ class _Places:
 
     def __init__(self, attrs: SlicesAttrs, ins: tuple[TensorType, ...]) -> None:
         values, base = ins[-2:]
-        self.masks = 0
-        self.reach = self.masks + max(1, attrs.conditions) * MASK_BYTES
+        self.reach = 0
         self.planes = self.reach + (MASK_BYTES << attrs.planes)
         self.numbers = self.planes + 16 * MASK_BYTES
         self.totals = self.numbers + 2 * BLOCK
-        self.bytes = self.totals + base.shape[0] * BLOCK * values.dtype.bytes
+        self.masks = self.totals + base.shape[0] * BLOCK * values.dtype.bytes  # last: the code does not know how many
+        self.bytes = self.masks + max(1, attrs.conditions) * MASK_BYTES
 
 
 class _Slices:
     def __init__(self, symbol: str, attrs: SlicesAttrs, ins: tuple[TensorType, ...], target: Target) -> None:
-        ranks, chunks, _, _, _, values, base = ins
-        self.attrs, self.columns, self.chunks = attrs, ranks.shape[1], chunks.shape[0]
+        values, base = ins[-2:]
+        self.attrs = attrs
         self.width, self.outputs = values.shape[1], base.shape[0]
         self.value, self.add = number(values)
         self.short = {"float": "f32", "double": "f64"}.get(self.value, "i32")
         self.permutes = target.vector_bytes == 64 and attrs.planes <= IN_REGISTERS
-        names = ("ranks", "chunks", "conditions", "trees", "nodes", "values", "base", "y", "workspace")
+        names = ("ranks", "sizes", "chunks", "conditions", "trees", "nodes", "values", "base", "y", "workspace")
         self.c = c = Code(symbol, (*(f"ptr {n}" for n in names), "i64 begin", "i64 end", "ptr ctx"))
         p = _Places(attrs, ins)
         self.masks, self.reach, self.planes, self.numbers, self.totals = (
@@ -71,10 +71,11 @@ class _Slices:
 
     def text(self) -> str:
         c = self.c
+        columns, chunks = (c.element("i64", "%sizes", k) for k in (Size.COLUMNS, Size.PARTS))
         with c.loop("%end", "%begin") as block:
-            ranks = c.at("i8", "%ranks", c("mul i64 {}, {}", block, self.columns * BLOCK))
+            ranks = c.at(f"[{BLOCK} x i8]", "%ranks", c("mul i64 {}, {}", block, columns))
             self._start()
-            with c.loop(self.chunks) as k:
+            with c.loop(chunks) as k:
                 chunk = c.at("[4 x i32]", "%chunks", k)
                 first, last, tree, end = (c.element("i32", chunk, j, "i64") for j in range(4))
                 with c.loop(last, first) as i:

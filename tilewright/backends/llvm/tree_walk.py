@@ -11,6 +11,7 @@ The eight walks do not wait for each other: as fast as gathers into vectors, on 
 """
 from __future__ import annotations
 
+from ...ir.ops.tree_engines import Size
 from ...ir.types import TensorType
 from .code import Code, Variable
 
@@ -27,14 +28,15 @@ def emit_walk(symbol: str, ins: tuple[TensorType, ...]) -> str:
 
 class _Walk:
     def __init__(self, symbol: str, ins: tuple[TensorType, ...]) -> None:
-        ranks, _, _, trees, values, base = ins
-        (self.rows, self.columns), self.trees = ranks.shape, trees.shape[0]
+        values, base = ins[-2:]
+        self.rows = ins[0].shape[0]
         self.width, self.outputs = values.shape[1], base.shape[0]
         self.value, self.add = number(values)
-        names = ("ranks", "nodes", "leaf", "trees", "values", "base", "y", "workspace")
+        names = ("ranks", "sizes", "nodes", "leaf", "trees", "values", "base", "y", "workspace")
         self.c = Code(symbol, (*(f"ptr {n}" for n in names), "i64 begin", "i64 end", "ptr ctx"))
 
     def text(self) -> str:
+        self.columns, self.trees = (self.c.element("i64", "%sizes", k) for k in (Size.COLUMNS, Size.TREES))
         if self.rows == 1:
             self._one_row()
         else:
@@ -73,9 +75,10 @@ class _Walk:
     def _one_row(self) -> None:
         c = self.c
         self._start("%y")
+        last = c("sub i64 {}, 1", self.trees)
         with c.loop(self.trees, 0, LANES) as t:
             numbers = [c("add i64 {}, {}", t, k) for k in range(LANES)]
-            known = [self._tree(c.call("i64", "llvm.umin.i64", ("i64", n), ("i64", self.trees - 1))) for n in numbers]
+            known = [self._tree(c.call("i64", "llvm.umin.i64", ("i64", n), ("i64", last))) for n in numbers]
             at = [c.variable("i64", root) for root, _ in known]
             self._walk(at, ["%ranks"] * LANES)
             for n, a, (_, column) in zip(numbers, at, known, strict=True):

@@ -2,9 +2,9 @@
 
     %y = tree_ensemble(%x, @nodes, @threshold, @words, @trees, @values, @base) : f64[512,1]
 
-    ->  %r = tree_ranks(%x, @groups, @thresholds, @sets, @words) {columns=50, slices=true} : u8[1,50,512]
+    ->  %r = tree_ranks(%x, @sizes, @groups, @thresholds, @sets, @words) {columns=50, slices=true} : u8[1,50,512]
         %v = gather(@values, @leaves) …                                        (of weights: part of the preparation)
-        %y = tree_slices(%r, @chunks, @conditions, @trees, @nodes, %v, @base) {rows=512, planes=6, …} : f64[512,1]
+        %y = tree_slices(%r, @sizes, @chunks, @conditions, @trees, @nodes, %v, @base) {rows=512, planes=6, …} : f64[512,1]
 
 The engine is the one that costs least, by what one condition, node, leaf and row of each takes. Trees whose structure is not
 known now, or which do not fit into the tables (more than 2^24 columns), keep their op, which runs as a host function.
@@ -21,7 +21,7 @@ from ...ir import tree_rows
 from ...ir import tree_tables as tables
 from ...ir.forest import Forest
 from ...ir.graph import Graph, Node, Value
-from ...ir.ops.tree_engines import BLOCK, SlicesAttrs, row_sizes, slice_cycles, walk_cycles
+from ...ir.ops.tree_engines import BLOCK, SlicesAttrs, engine_sizes, rank_inputs, slice_cycles, walk_cycles
 from .rewriting import Rewriter, rewrite
 
 MOST_PLANES = 14  # 16,384 leaves of a tree: 1 MiB of masks
@@ -53,7 +53,8 @@ def _engine(r: Rewriter, n: Node, ins: tuple[Value | None, ...], target: Target)
     if rows > 1 and _slices_win(ranks, shape, rows, values.type.shape[1], target):
         return _sliced(r, x, ranks, tables.make_slices(f, ranks, shape, max(64, target.l2 // 128)), values, base)
     w = tables.make_walks(f, ranks)
-    return (r.b.op("tree_walk", _ranks(r, x, ranks, False), *_constants(r, w.nodes, w.leaf, w.trees), values, base),)
+    walks = _constants(r, engine_sizes(ranks, w.trees), w.nodes, w.leaf, w.trees)
+    return (r.b.op("tree_walk", _ranks(r, x, ranks, False), *walks, values, base),)
 
 
 def _slices_win(ranks: tables.Ranks, shape: tables.Shapes, rows: int, width: int, target: Target) -> bool:
@@ -69,8 +70,7 @@ def _slices_win(ranks: tables.Ranks, shape: tables.Shapes, rows: int, width: int
 
 
 def _ranks(r: Rewriter, x: Value, t: tables.Ranks, slices: bool) -> Value:
-    tables_ = _constants(r, t.groups, t.thresholds, t.sets, t.words)
-    return r.b.op("tree_ranks", x, *tables_, columns=t.columns, groups=t.count, slices=slices)
+    return r.b.op("tree_ranks", x, *_constants(r, *rank_inputs(t)), columns=t.columns, slices=slices)
 
 
 def _constants(r: Rewriter, *arrays: np.ndarray) -> list[Value]:
@@ -78,7 +78,7 @@ def _constants(r: Rewriter, *arrays: np.ndarray) -> list[Value]:
 
 
 def _row(r: Rewriter, x: Value, ranks: tables.Ranks, t: tree_rows.Rows, values: Value, base: Value) -> Sequence[Value]:
-    sizes, ends, steps, trees, leaves = _constants(r, row_sizes(t, ranks.columns), t.ends, t.steps, t.trees, t.leaves)
+    sizes, ends, steps, trees, leaves = _constants(r, engine_sizes(ranks, t.trees, t.ends), t.ends, t.steps, t.trees, t.leaves)
     own = r.b.op("gather", values, leaves, axis=0)
     return (r.b.op("tree_row", _ranks(r, x, ranks, False), sizes, ends, steps, trees, own, base),)
 
@@ -100,5 +100,5 @@ def _sliced(r: Rewriter, x: Value, ranks: tables.Ranks, t: tables.Slices, values
     own = r.b.op("reshape", own, shape=(len(t.trees), 1 << t.planes, values.type.shape[1]))
     own = r.b.op("transpose", own, perm=(0, 2, 1))
     attrs = SlicesAttrs(x.type.shape[0], t.planes, t.most)
-    parts = (_ranks(r, x, ranks, True), *_constants(r, t.chunks, t.conditions, t.trees, t.nodes), own, base)
-    return r.b.emit("tree_slices", parts, attrs)
+    parts = _constants(r, engine_sizes(ranks, t.trees, t.chunks), t.chunks, t.conditions, t.trees, t.nodes)
+    return r.b.emit("tree_slices", (_ranks(r, x, ranks, True), *parts, own, base), attrs)
