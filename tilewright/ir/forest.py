@@ -5,6 +5,7 @@ Every library's trees become this one form (`compiler/frontends/trees/`), exactl
     condition of a numeric node      x <= threshold, compared in the threshold's type, goes left
     missing values of a node         by MissingKind: NaN stands for 0; or NaN (or NaN and about 0) goes the default way
     condition of a categorical node  bit `int(x)` of the node's set, set: goes left
+    condition of a member node       x equals one of the node's numbers: goes left; NaN goes the default way
     a result                         base + the trees' leaf values, added in the order of the trees, in the values' type
 
 A strict comparison x < t is x <= the number before t. A threshold NaN is never reached: everything but missing values
@@ -28,8 +29,9 @@ class Field(IntEnum):
     LEFT = 1      # a node, or ~leaf
     RIGHT = 2
     KIND = 3      # MissingKind, DEFAULT_LEFT, CATEGORICAL
-    SET = 4       # categorical: position of the set's first word in `words`
-    SET_WORDS = 5  # and how many 32-bit words it has; two more follow: all ones or zeros for values beyond it, and for NaN
+    SET = 4       # categorical: position of the set's first word in `words`; member: of its first number's bits
+    SET_WORDS = 5  # and how many 32-bit words it has; two more follow: all ones or zeros for values beyond it, and for NaN.
+    #               Member: how many words its numbers have, which are rising and of the thresholds' type
 
 
 class MissingKind(IntEnum):
@@ -39,7 +41,7 @@ class MissingKind(IntEnum):
 
 
 MISSING = 3
-DEFAULT_LEFT, CATEGORICAL = 4, 8
+DEFAULT_LEFT, CATEGORICAL, MEMBER = 4, 8, 16
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -82,7 +84,14 @@ def goes_left(x: np.ndarray, nodes: np.ndarray, threshold: np.ndarray, words: np
     sets = np.flatnonzero(kind & CATEGORICAL)
     if len(sets):
         out[sets] = _in_set(x[sets], nodes[sets], words)
+    for k in np.flatnonzero(kind & MEMBER):
+        out[k] = bool(kind[k] & DEFAULT_LEFT) if nan[k] else bool((x[k] == members(nodes[k], words, threshold.dtype)).any())
     return out
+
+
+def members(node: np.ndarray, words: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The numbers of a member node."""
+    return words[node[Field.SET]:node[Field.SET] + node[Field.SET_WORDS]].view(dtype)
 
 
 def _in_set(x: np.ndarray, nodes: np.ndarray, words: np.ndarray) -> np.ndarray:

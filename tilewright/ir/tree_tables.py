@@ -3,7 +3,8 @@
 All engines begin with *ranks*. Each (feature, way of treating missing values) that nodes use becomes a group of sorted
 thresholds; the rank of x is how many of them lie below it, and x <= threshold[k] is rank < k + 1. Ranks are one byte: a group
 of more than LIMIT thresholds has several columns, the rank cut to [254 q, 254 q + 254]. A missing value has a rank that lies
-on the right side of all thresholds. Each set of categories is a column of its own: rank 0 in the set, 1 outside. So every
+on the right side of all thresholds. Each set of categories is a column of its own: rank 0 in the set, 1 outside. So is each
+set of numbers, a group whose thresholds are the numbers before them and they themselves: the rank of a member is odd. So every
 condition of every node is `rank[column] < k`, with k in 1 … 254.
 """
 from __future__ import annotations
@@ -13,7 +14,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from .forest import CATEGORICAL, DEFAULT_LEFT, MISSING, Field, Forest, MissingKind, depths
+from .forest import CATEGORICAL, DEFAULT_LEFT, MEMBER, MISSING, Field, Forest, MissingKind, before, depths, members
 
 LIMIT = 254
 CHUNK_CONDITIONS = 16384  # of 64 bytes each
@@ -30,11 +31,12 @@ class Group(IntEnum):
     ZERO = 5     # rank of what counts as zero and is missing; -1: the search says it
     COLUMN = 6   # first column
     COLUMNS = 7
+    PARITY = 8   # 1: not the rank counts, but whether it is even
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ranks:
-    """groups: i32[8, G], of each field; `count` groups and more that repeat the last one, to a multiple of 32. thresholds: as
+    """groups: i32[9, G], of each field; `count` groups and more that repeat the last one, to a multiple of 32. thresholds: as
     the forest's, padded with infinity. sets: i32[S, 4]: feature, first word, words, column. words: u32. columns: in all.
     column, bound: of each node, the condition rank[column] < bound."""
 
@@ -52,10 +54,11 @@ def make_ranks(f: Forest) -> Ranks:
     kind = f.nodes[:, Field.KIND]
     categorical = (kind & CATEGORICAL) != 0
     column, bound = np.zeros(len(kind), np.int64), np.ones(len(kind), np.int64)
-    groups, thresholds, columns = _numeric(f, np.flatnonzero(~categorical), column, bound)
+    groups, thresholds, columns = _numeric(f, np.flatnonzero((kind & (CATEGORICAL | MEMBER)) == 0), column, bound)
+    groups, thresholds, columns = _members(f, np.flatnonzero(kind & MEMBER), column, groups, thresholds, columns)
     sets, columns = _sets(f, np.flatnonzero(categorical), column, columns)
     if not columns:  # leaves read some column too: one without thresholds, of rank 0
-        groups, columns = np.array([[0, 0, 0, 0, 0, -1, 0, 1]], np.int32), 1
+        groups, columns = np.array([[0, 0, 0, 0, 0, -1, 0, 1, 0]], np.int32), 1
     count = len(groups)
     groups = np.ascontiguousarray(groups[np.minimum(np.arange(-(-count // 32) * 32), count - 1)].T if count else groups.T)
     return Ranks(groups, count, thresholds, sets, f.words if len(f.words) else np.zeros(1, np.uint32), columns, column, bound)
@@ -96,6 +99,30 @@ def _numeric(f: Forest, numeric: np.ndarray, column: np.ndarray, bound: np.ndarr
     column[numeric[order]] = columns[group] + position // LIMIT
     bound[numeric[order]] = position % LIMIT + 1
     return table, padded, int(columns[-1])
+
+
+def _members(f: Forest, nodes: np.ndarray, column: np.ndarray, groups: np.ndarray, thresholds: np.ndarray,
+             columns: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Fills column of the member `nodes`. Equal sets of a feature share a group."""
+    known: dict[tuple[int, int, bytes], int] = {}
+    rows, parts, at = [], [thresholds], len(thresholds)
+    for n in nodes:
+        kind, feature = int(f.nodes[n, Field.KIND]), int(f.nodes[n, Field.FEATURE])
+        numbers = members(f.nodes[n], f.words, f.threshold.dtype)
+        key = feature, kind, numbers.tobytes()
+        if key not in known:
+            known[key] = columns + len(rows)
+            own = np.stack([before(numbers + numbers.dtype.type(0)), numbers + numbers.dtype.type(0)], 1).reshape(-1)
+            count, levels = len(own), len(own).bit_length()
+            padded = np.full(1 << levels, np.inf, own.dtype)
+            padded[:count] = own  # rising; NaN, before -inf, comes first
+            nan = 0 if kind & DEFAULT_LEFT else 1
+            rows.append((feature, levels, at, count, nan, -1, known[key], 1, 1))
+            parts.append(padded)
+            at += len(padded)
+        column[n] = known[key]
+    table = np.array(rows, np.int32).reshape(-1, len(Group))
+    return np.concatenate([groups, table]), np.concatenate(parts), columns + len(rows)
 
 
 def _rank(thresholds: np.ndarray, x: float) -> int:

@@ -5,6 +5,7 @@
         x = rows[part][g.feature];  rank = 0
         for (step = 1 << g.levels - 1; step; step >>= 1)
           rank += !(x <= thresholds[g.first + rank + step - 1]) ? step : 0
+        if (g.parity) rank = ~rank & 1
         if (g.zero >= 0 && |x| <= 1e-35) rank = g.zero
         if (x is NaN) rank = g.nan
         for q in g.columns: ranks[g.column + q][part] = clamp(rank - 254 q, 0, 254)
@@ -115,9 +116,9 @@ class _Ranks:
                 at = c("add <{0} x i32> {1}, {2}", n, r.get(), c.splat(n, "i32", c("sub i32 {}, 1", s)))
                 _step(c, n, self.real, v, c.gather(n, self.real, own, at), size, r)
             step.set(c("lshr i32 {}, 1", s))
-        nan, zero = (c.splat(n, "i32", field(k, "i32")) for k in (Group.NAN, Group.ZERO))
+        nan, zero, parity = (c.splat(n, "i32", field(k, "i32")) for k in (Group.NAN, Group.ZERO, Group.PARITY))
         for v, r in zip(x, rank, strict=True):
-            r.set(_missing(c, n, self.real, v, r.get(), nan, zero))
+            r.set(_missing(c, n, self.real, v, _even(c, n, r.get(), parity), nan, zero))
         column = field(Group.COLUMN)
         with c.loop(field(Group.COLUMNS)) as q:
             less = c("trunc i64 {} to i32", c("mul i64 {}, {}", q, LIMIT))
@@ -197,7 +198,7 @@ class _OneRow:
             at = c("add {} {}, {}", kind, c("add {} {}, {}", kind, own, rank.get()), less)
             _step(c, n, self.real, x, c.gather(n, self.real, "%thresholds", at), size, rank)
             step.set(c("lshr {} {}, {}", kind, size, ones))
-        ranks = _missing(c, n, self.real, x, rank.get(), field(Group.NAN), field(Group.ZERO))
+        ranks = _missing(c, n, self.real, x, _even(c, n, rank.get(), field(Group.PARITY)), field(Group.NAN), field(Group.ZERO))
         self._store(ranks, field(Group.COLUMN), field(Group.COLUMNS))
 
     def _store(self, ranks: str, column: str, columns: str) -> None:
@@ -223,6 +224,14 @@ def _step(c: Code, n: int, real: str, x: str, threshold: str, size: str, rank: V
     above = c("fcmp ugt <{} x {}> {}, {}", n, real, x, threshold)
     more = c("select <{0} x i1> {1}, <{0} x i32> {2}, <{0} x i32> zeroinitializer", n, above, size)
     rank.set(c("add <{} x i32> {}, {}", n, rank.get(), more))
+
+
+def _even(c: Code, n: int, rank: str, parity: str) -> str:
+    """Where parity is 1, whether the rank is even; else the rank. parity: <n x i32>."""
+    kind = f"<{n} x i32>"
+    even = c("xor {} {}, {}", kind, c("and {} {}, {}", kind, rank, parity), parity)
+    chosen = c("icmp ne {} {}, zeroinitializer", kind, parity)
+    return c("select <{0} x i1> {1}, {2} {3}, {2} {4}", n, chosen, kind, even, rank)
 
 
 def _missing(c: Code, n: int, real: str, x: str, rank: str, nan: str, zero: str) -> str:

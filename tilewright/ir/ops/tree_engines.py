@@ -129,6 +129,8 @@ def _ranks(x: np.ndarray, g: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     own = thresholds[g[Group.FIRST]:g[Group.FIRST] + g[Group.COUNT]]
     rank = np.array([np.count_nonzero(~(v <= own)) for v in x], np.int64).reshape(-1)
     nan = np.isnan(x)
+    if g[Group.PARITY]:
+        rank = ~rank & 1
     if g[Group.ZERO] >= 0:
         rank[np.abs(np.where(nan, 0, x)) <= x.dtype.type(1.0000000180025095e-35)] = g[Group.ZERO]
     rank[nan] = g[Group.NAN]

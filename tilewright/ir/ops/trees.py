@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ..forest import CATEGORICAL, DEFAULT_LEFT, ZERO, Field, Forest, MissingKind, predict
+from ..forest import CATEGORICAL, DEFAULT_LEFT, MEMBER, ZERO, Field, Forest, MissingKind, predict
 from ..graph import Attrs
 from ..op import Op, Sample, register
 from ..types import F32, F64, I32, U32, TensorType
@@ -65,6 +65,10 @@ def _kernel(x, nodes, threshold, words, trees, values, base, out):  # noqa: ANN0
                     else:
                         word, bit = count, 31
                     left = (words[nodes[at, 4] + word] >> bit) & 1 == 1
+                elif kind & 16:
+                    left = v != v and (kind & 4) != 0  # noqa: PLR0124
+                    for m in words[nodes[at, 4]:nodes[at, 4] + nodes[at, 5]].view(x.dtype):
+                        left = left or v == m
                 else:
                     missing = kind & 3
                     if v != v and missing != 1:  # noqa: PLR0124
@@ -79,7 +83,7 @@ def _kernel(x, nodes, threshold, words, trees, values, base, out):  # noqa: ANN0
     return 0
 
 
-assert (CATEGORICAL, DEFAULT_LEFT, int(MissingKind.NAN), int(MissingKind.ZERO), ZERO) == (8, 4, 1, 2, 1.0000000180025095e-35)
+assert (CATEGORICAL, DEFAULT_LEFT, MEMBER, int(MissingKind.NAN), int(MissingKind.ZERO), ZERO) == (8, 4, 16, 1, 2, 1.0000000180025095e-35)
 
 
 # -- for tests ---------------------------------------------------------------------------------------------------------
@@ -95,7 +99,7 @@ def random_forest(rng: np.random.Generator, dtype: np.dtype, trees: int, leaves:
         for _ in range(size - 1):
             parent, side = open_ends.pop(-1 if unbalanced else int(rng.integers(len(open_ends))))
             here = len(nodes)
-            nodes.append(_random_node(rng, features, words))
+            nodes.append(_random_node(rng, features, words, dtype))
             if parent >= 0:
                 nodes[parent][1 + side] = here
             else:
@@ -119,9 +123,13 @@ def random_forest(rng: np.random.Generator, dtype: np.dtype, trees: int, leaves:
                   where.astype(np.int32), made.astype(kind), np.arange(columns).astype(kind))
 
 
-def _random_node(rng: np.random.Generator, features: int, words: list[int]) -> list[int]:
-    kind = int(rng.choice([0, 1, 1 | DEFAULT_LEFT, 2, 2 | DEFAULT_LEFT, CATEGORICAL]))
+def _random_node(rng: np.random.Generator, features: int, words: list[int], dtype: np.dtype) -> list[int]:
+    kind = int(rng.choice([0, 1, 1 | DEFAULT_LEFT, 2, 2 | DEFAULT_LEFT, CATEGORICAL, MEMBER | 1, MEMBER | 1 | DEFAULT_LEFT]))
     first, count = len(words), 0
+    if kind & MEMBER:
+        numbers = np.unique(rng.choice([-1.0, -0.5, 0, 1e-36, 2.5, 3, 40, np.inf], 3)).astype(dtype).view(np.uint32)
+        words += numbers.tolist()
+        return [int(rng.integers(features)), 0, 0, kind, first, len(numbers)]
     if kind == CATEGORICAL:
         count = int(rng.integers(1, 3))
         words += [int(w) for w in rng.integers(0, 1 << 32, count)] + [int(rng.choice([0, 0xFFFFFFFF])) for _ in range(2)]
