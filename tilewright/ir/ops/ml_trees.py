@@ -1,6 +1,6 @@
 """Tree ensembles of ai.onnx.ml: TreeEnsembleRegressor and TreeEnsembleClassifier.
 
-Sums are in f32 (f64 for f64 input), base values first, then the trees in order. BRANCH_EQ and BRANCH_NEQ are refused.
+Sums are in f32 (f64 for f64 input), base values first, then the trees in order.
 """
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from ...errors import ModelError, UnsupportedError
 from ..builder import GraphBuilder
-from ..forest import DEFAULT_LEFT, Field, MissingKind, before
+from ..forest import Field
 from ..graph import Value
 from ..op import OnnxNode, from_onnx
-from ..types import F32, F64, I64
+from ..types import F32, I64
+from .ml_forest import AGGREGATES, MODES, Arrays, aggregated, conditions, in_real, transformed
 
 
 def _ints(n: OnnxNode, name: str) -> np.ndarray:
@@ -26,68 +27,52 @@ def _reals(n: OnnxNode, name: str, dtype: np.dtype) -> np.ndarray:
     return np.asarray(n.attrs.get(name, ()) if wide is None else wide).reshape(-1).astype(dtype)
 
 
-def _sums(n: OnnxNode, b: GraphBuilder, x: Value, prefix: str, ids: str, columns: int) -> Value:
-    """[rows, columns]: base + sums of the leaves' weights."""
-    dtype = np.dtype(np.float64 if x.type.dtype == F64 else np.float32)
-    if x.type.dtype not in (F32, F64):
-        x = b.op("cast", x, dtype=F32)
+def _sums(n: OnnxNode, b: GraphBuilder, x: Value, prefix: str, ids: str, columns: int, kind: str = "SUM") -> Value:
+    """[rows, columns]: base + sums (or another aggregate) of the leaves' weights."""
+    x, dtype = in_real(b, x)
     tree, node = _ints(n, "nodes_treeids"), _ints(n, "nodes_nodeids")
     keys = {(int(t), int(k)): i for i, (t, k) in enumerate(zip(tree, node, strict=True))}
     modes = np.array([str(m) for m in cast("tuple[str, ...]", n.attrs.get("nodes_modes", ()))])
-    if unknown := set(modes) - {"BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "LEAF"}:
+    if unknown := set(modes) - {*MODES[:-1], "LEAF"}:
         raise UnsupportedError(f"{n.op_type} {n.name!r}: nodes of mode {', '.join(sorted(unknown))} are not compiled")
     leaf = modes == "LEAF"
     place = np.where(leaf, -np.cumsum(leaf), np.cumsum(~leaf) - 1)
-    nodes, threshold = _nodes(n, modes, keys, place, dtype)
-    values = np.zeros((int(leaf.sum()), columns), dtype)
+    arrays = _nodes(n, modes, keys, place, dtype)
+    values, given = np.zeros((int(leaf.sum()), columns), dtype), np.zeros((int(leaf.sum()), columns), bool)
     parts = (_ints(n, f"{prefix}_treeids"), _ints(n, f"{prefix}_nodeids"), _ints(n, ids), _reals(n, f"{prefix}_weights", dtype))
     for t, k, column, weight in zip(*parts, strict=True):
         at = keys.get((int(t), int(k)))
         if at is None or not leaf[at] or not 0 <= column < columns:
             raise ModelError(f"{n.op_type} {n.name!r}: a weight belongs to no leaf or no result")
         values[~place[at], column] += weight
-    child = {int(c) for c in nodes[:, [Field.LEFT, Field.RIGHT]].reshape(-1)}
-    roots = [(int(p), 0) for p in place if int(p) not in child]
+        given[~place[at], column] = True
+    child = {int(c) for c in arrays[0][:, [Field.LEFT, Field.RIGHT]].reshape(-1)}
+    roots = [int(p) for p in place if int(p) not in child]
     base = _reals(n, "base_values", dtype)
     base = np.ascontiguousarray(np.broadcast_to(base if len(base) else np.zeros(1, dtype), (columns,)))
-    arrays = (nodes, threshold, np.zeros(0, np.uint32), np.array(roots, np.int32).reshape(-1, 2))
-    constants = [b.constant(a, name=m) for a, m in zip(arrays, ("nodes", "threshold", "words", "trees"), strict=True)]
-    return b.op("tree_ensemble", x, *constants, b.weight(f"{n.name or n.op_type}.values", values), b.constant(base, name="base"))
+    return aggregated(b, x, arrays, roots, (values, given), base, kind, n.name or n.op_type)
 
 
-def _nodes(n: OnnxNode, modes: np.ndarray, keys: dict[tuple[int, int], int], place: np.ndarray,
-           dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """x > t and x >= t are the other way round; NaN compares as false unless it is tracked to true."""
+def _nodes(n: OnnxNode, modes: np.ndarray, keys: dict[tuple[int, int], int], place: np.ndarray, dtype: np.dtype) -> Arrays:
     inner = np.flatnonzero(modes != "LEAF")
     tree, yes, no = _ints(n, "nodes_treeids"), _ints(n, "nodes_truenodeids"), _ints(n, "nodes_falsenodeids")
     tracked = _ints(n, "nodes_missing_value_tracks_true")
     tracked = tracked[inner] if len(tracked) else np.zeros(len(inner), np.int64)
-    table = np.zeros((len(inner), len(Field)), np.int32)
     try:
         true, false = (np.array([place[keys[int(tree[i]), int(side[i])]] for i in inner], np.int64) for side in (yes, no))
     except KeyError as e:
         raise ModelError(f"{n.op_type} {n.name!r}: there is no node {e}") from None
-    turned = np.isin(modes[inner], ("BRANCH_GT", "BRANCH_GTE"))
-    table[:, Field.FEATURE] = _ints(n, "nodes_featureids")[inner]
-    table[:, Field.LEFT], table[:, Field.RIGHT] = np.where(turned, false, true), np.where(turned, true, false)
-    table[:, Field.KIND] = MissingKind.NAN | np.where((tracked != 0) != turned, DEFAULT_LEFT, 0)
-    t = _reals(n, "nodes_values", dtype)[inner]
-    return table, np.where(np.isin(modes[inner], ("BRANCH_LT", "BRANCH_GTE")), before(t), t).astype(dtype)
+    return conditions(modes[inner], _ints(n, "nodes_featureids")[inner], _reals(n, "nodes_values", dtype)[inner], true, false, tracked)
 
 
 @from_onnx("TreeEnsembleRegressor", domain="ai.onnx.ml")
 def regressor(n: OnnxNode, b: GraphBuilder) -> Value:
     kind, transform = str(n.attrs.get("aggregate_function", "SUM")), str(n.attrs.get("post_transform", "NONE"))
-    if kind not in ("SUM", "AVERAGE") or transform != "NONE":
-        raise UnsupportedError(f"TreeEnsembleRegressor {n.name!r}: aggregate_function={kind} with post_transform={transform} is not "
-                               "compiled; SUM and AVERAGE without a transform are")
-    x = n.need(0)
-    y = _sums(n, b, x, "target", "target_ids", int(cast(int, n.attrs.get("n_targets", 1))))
-    if kind == "AVERAGE":
-        if len(_reals(n, "base_values", np.dtype(np.float32))):
-            raise UnsupportedError(f"TreeEnsembleRegressor {n.name!r}: base_values with AVERAGE are not compiled")
-        y = b.op("div", y, b.constant(np.array(len(np.unique(_ints(n, "nodes_treeids"))), y.type.dtype.numpy)))
-    return y if y.type.dtype == F32 else b.op("cast", y, dtype=F32)
+    if kind not in AGGREGATES:
+        raise ModelError(f"TreeEnsembleRegressor {n.name!r}: aggregate_function={kind}; expected one of {', '.join(AGGREGATES)}")
+    y = _sums(n, b, n.need(0), "target", "target_ids", int(cast(int, n.attrs.get("n_targets", 1))), kind)
+    y = y if y.type.dtype == F32 else b.op("cast", y, dtype=F32)
+    return transformed(b, y, transform, f"TreeEnsembleRegressor {n.name!r}")
 
 
 @from_onnx("TreeEnsembleClassifier", domain="ai.onnx.ml")
