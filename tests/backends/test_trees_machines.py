@@ -79,7 +79,7 @@ def test_engines(level: str) -> None:
 def test_code_does_not_depend_on_the_forest(level: str) -> None:
     """Other numbers of trees, nodes, thresholds and sets: the same keys of the cache, the same text."""
     target = Target.parse(level)
-    for name, more in (("small", {"trees": 200, "leaves": 18}), ("wide", {"trees": 5, "leaves": 4000})):
+    for name, more in (("small", {"trees": 60, "leaves": 14}), ("wide", {"trees": 5, "leaves": 4000})):
         for rows in ROWS:
             found = []
             for given in (FORESTS[name], more):
