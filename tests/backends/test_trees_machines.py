@@ -25,6 +25,7 @@ FORESTS: dict[str, dict] = {  # name -> what random_forest is given
     "multiple outputs": {"trees": 21, "leaves": 30, "width": 2, "columns": 5},
     "numbers": {"trees": 40, "leaves": 50, "values": np.dtype("i4")},
     "byte": {"trees": 4, "leaves": 256}, "chain": {"trees": 2, "leaves": 700, "unbalanced": True}, "wide": {"trees": 3, "leaves": 3000}}
+OTHERS: dict[str, dict] = {"small": {"trees": 60, "leaves": 14}, "wide": {"trees": 5, "leaves": 4000}}  # alike, but for their sizes
 ROWS = (1, 530)
 
 
@@ -79,7 +80,7 @@ def test_engines(level: str) -> None:
 def test_code_does_not_depend_on_the_forest(level: str) -> None:
     """Other numbers of trees, nodes, thresholds and sets: the same keys of the cache, the same text."""
     target = Target.parse(level)
-    for name, more in (("small", {"trees": 60, "leaves": 14}), ("wide", {"trees": 5, "leaves": 4000})):
+    for name, more in OTHERS.items():
         for rows in ROWS:
             found = []
             for given in (FORESTS[name], more):

@@ -133,8 +133,10 @@ def test_version_5(targets: int, dtype: str) -> None:
 
 def test_version_5_damaged() -> None:
     x = np.zeros((300, FEATURES), "f4")
-    for modes, members, more, text in (([6], [1.0], {}, "membership_values"), ([0], [], {"tree_roots": [99]}, "no trees"),
-                                       ([9], [], {}, "no trees"), ([0], [], {"post_transform": 4}, "PROBIT")):
+    cases: list[tuple[list[int], list[float], dict[str, Any], str]] = [
+        ([6], [1.0], {}, "membership_values"), ([0], [], {"tree_roots": [99]}, "no trees"), ([9], [], {}, "no trees"),
+        ([0], [], {"post_transform": 4}, "PROBIT")]
+    for modes, members, more, text in cases:
         with pytest.raises(tw.TilewrightError, match=text):
             if "tree_roots" in more:
                 m = version_5(modes, members, np.float32)
