@@ -123,9 +123,9 @@ def _reference(n: Node, ins: list[np.ndarray | None]) -> tuple[np.ndarray, ...]:
         if n.op == "cast" and not n.outputs[0].type.dtype.is_float and ins[0] is not None and ins[0].dtype.kind == "f":
             narrow = ins[0].astype(n.operands[0].type.dtype.numpy)
             return OPS[n.op].reference(n.attrs, narrow)
-        if n.op == "bitcast":
-            assert ins[0] is not None
-            return OPS[n.op].reference(n.attrs, ins[0].astype(n.operands[0].type.dtype.numpy))
+        if n.op in ("bitcast", "tree_ensemble"):  # whose meaning is in the bits: a forest's words hold numbers of the type of x
+            return OPS[n.op].reference(n.attrs, *(None if a is None or v is None else a.astype(v.type.dtype.numpy)
+                                                  for v, a in zip(n.inputs, ins, strict=True)))
         return OPS[n.op].reference(n.attrs, *ins)
 
 

@@ -141,8 +141,9 @@ def test_steps_that_name_no_way(steps: Steps) -> None:
 # -- measuring ---------------------------------------------------------------------------------------------------------
 def test_ways_are_measured_and_failures_have_a_class() -> None:
     task = tasks(convolutions())[0]
+    ways: list[Steps] = [[], task.steps("direct"), [["site", {"option": "F9"}]], [["rows", {}]]]
     with Measurer(Target.host()) as m:
-        futures = [m.submit(task, steps) for steps in ([], task.steps("direct"), [["site", {"option": "F9"}]], [["rows", {}]])]
+        futures = [m.submit(task, steps) for steps in ways]
         own, direct, unknown, nonsense = (f.result() for f in futures)
     assert own.ok and direct.ok and len(direct.samples_ns) == len(direct.base_ns) >= 5
     assert unknown.status == nonsense.status == "compile_error"
@@ -181,7 +182,7 @@ def test_tuning_tries_ways_records_what_it_decided_and_replays(tmp_path: Path) -
     tried = [r for r in TuningLog(log).records() if r.task == task.hash]
     assert 2 <= len(tried) <= 6 and all(r.ok for r in tried)
     decided = [r for r in TuningLog(log).records() if r.of_model][-1]
-    assert task.hash in {pair[0] for pair in decided.schedule if isinstance(pair, list)}
+    assert task.hash in [pair[0] for pair in decided.schedule if isinstance(pair, list)]
     exe = tw.compile(g, threads=1, schedules=log)
     assert "convolution applied" in exe.explain()
     data = arrays(g)

@@ -42,7 +42,7 @@ class Site:
         """The canonical text: "site KIND", then the graph, whose inputs w0, w1, … are weights."""
         return f"{HEAD}{self.kind}\n{print_graph(self.graph)}"
 
-    @cached_property
+    @property
     def hash(self) -> str:
         return hashlib.sha256(self.workload.encode()).hexdigest()[:20]
 

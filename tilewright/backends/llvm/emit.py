@@ -100,7 +100,7 @@ class _KernelEmitter(MicrokernelEmitter):
             if len(run) == 1:
                 with self.frame.scope():
                     self._enter(run[0])
-                    self._nest(run[0], depth)
+                    self.nest(run[0], depth)
             else:
                 self._enter(run[0])
                 self._loop(run[0], depth, lambda run=run: self._stages(run, depth + 1), run)
@@ -110,7 +110,7 @@ class _KernelEmitter(MicrokernelEmitter):
         self.fuses.update({a: r for r in st.relations if isinstance(r, Fuse) for a in (r.outer, r.inner)})
         self.full = vector_lanes(st.compute.body, st.compute.buffer.dtype, self.target)
 
-    def _nest(self, st: Stage, k: int) -> None:
+    def nest(self, st: Stage, k: int) -> None:
         if st.tensorize == k and self._microkernel(st, k):
             return
         if k == len(st.loops):
@@ -119,7 +119,7 @@ class _KernelEmitter(MicrokernelEmitter):
         elif self._opens_tile(st, k):
             self._reduction(st, k)
         else:
-            self._loop(st, k, lambda: self._nest(st, k + 1))
+            self._loop(st, k, lambda: self.nest(st, k + 1))
 
     @staticmethod
     def _opens_tile(st: Stage, k: int) -> bool:

@@ -528,7 +528,7 @@ class ExprEmitter:
             case Checked(arg, extent, _):
                 v = self._checked(self.value(arg), extent)
             case Rescue():
-                v = self._rescue(e)
+                v = self.rescue(e)
             case Load():
                 v = self.load(e)
             case _:
@@ -553,7 +553,7 @@ class ExprEmitter:
             out = self.b.insert_element(out, one, ir.Constant(I32T, lane))
         return out
 
-    def _rescue(self, e: Rescue) -> ir.Value:
+    def rescue(self, e: Rescue) -> ir.Value:
         raise NotImplementedError
 
     def _checked(self, v: ir.Value, extent: int) -> ir.Value:

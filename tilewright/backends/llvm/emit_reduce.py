@@ -91,7 +91,7 @@ class ReductionEmitter(LoopEmitter):
         totals: list[ir.Value] = []
         self._points(st, tile, lambda: totals.extend(self._total(r, n, tile, split, sums) for r, n in enumerate(nodes)))
         wide = len(totals) // count
-        tables = [self._table(totals[v::wide]) for v in range(wide)]
+        tables = [self._saved(totals[v::wide]) for v in range(wide)]
 
         def row() -> None:
             number = itertools.count()
@@ -106,7 +106,7 @@ class ReductionEmitter(LoopEmitter):
         self.ranges.bounds.pop(axis)
         self._changed()
 
-    def _table(self, values: list[ir.Value]) -> tuple[ir.Value, ir.Type]:
+    def _saved(self, values: list[ir.Value]) -> tuple[ir.Value, ir.Type]:
         """(address, type of an element) of `values` in memory of the function."""
         kind = values[0].type
         with self.b.goto_entry_block():

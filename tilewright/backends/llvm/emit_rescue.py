@@ -45,7 +45,7 @@ class RescueEmitter(ExprEmitter):
         super().__init__(module, target, frame)
         self.rescuers: dict[tuple[int, _Shape], ir.Function] = {}
 
-    def _rescue(self, e: Rescue) -> ir.Value:
+    def rescue(self, e: Rescue) -> ir.Value:
         return self.rescued(e, [self.value(e.value)], lambda at: at(0))[0]
 
     def rescued(self, e: Rescue, values: list[ir.Value], places: Places) -> list[ir.Value]:

@@ -29,7 +29,7 @@ class MicrokernelEmitter(ReductionEmitter):
         super().__init__(module, target, frame)
         self.micro: dict[object, tuple[ir.Function, list[int]]] = {}
 
-    def _nest(self, st: Stage, k: int) -> None:
+    def nest(self, st: Stage, k: int) -> None:
         raise NotImplementedError
 
     def _microkernel(self, st: Stage, k: int) -> bool:
@@ -198,7 +198,7 @@ class MicrokernelEmitter(ReductionEmitter):
         self.blocks = {p: Block(b.split, 0, b.inner_extent, 0) if b.split.outer in self.env else b for p, b in self.blocks.items()}
         self._changed()
         self.prefetch = tuple(replace(f, pointer=p) for f, p in zip(fetch, fn.args[count:], strict=False))
-        self._nest(Stage(st.compute, st.loops, st.relations, st.shared, None), k)
+        self.nest(Stage(st.compute, st.loops, st.relations, st.shared, None), k)
         self.prefetch = ()
         builder.ret_void()
         self.frame, self.env, self.blocks = saved

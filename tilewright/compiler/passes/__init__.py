@@ -8,6 +8,7 @@ from .dce import dce
 from .decompose import decompose
 from .fold_affine import fold_affine
 from .fold_constants import fold_constants
+from .frames import convolve_frames
 from .fuse_siblings import fuse_siblings
 from .recognize import recognize
 from .simplify import simplify
@@ -26,6 +27,7 @@ def default_passes(sites: Sites | None = None) -> tuple[Pass, ...]:
         Pass("dce", dce), Pass("fold_constants", fold_constants), *clean,
         Pass("recognize", recognize), Pass("dce", dce),
         Pass("fold_affine", fold_affine), Pass("dce", dce),
+        Pass("convolve_frames", convolve_frames), Pass("dce", dce),
         Pass("decompose", decompose), *clean,
         Pass("fuse_siblings", lambda g: fuse_siblings(g, sites)), *clean,
     )

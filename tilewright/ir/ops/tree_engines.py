@@ -15,7 +15,7 @@ import numpy as np
 from ..forest import category
 from ..graph import Attrs
 from ..op import Op, Sample, register
-from ..tree_rows import MOST_COLUMNS, make_rows
+from ..tree_rows import MOST_COLUMNS, make_rows, rows_fit
 from ..tree_tables import LIMIT, Group, Ranks, make_ranks, make_slices, make_walks, shapes
 from ..types import F32, F64, I32, I64, U8, U32, U64, TensorType
 from .trees import random_forest, random_rows
@@ -272,8 +272,9 @@ class TreeRow(Engine):
         return (out[None],)
 
     def samples(self) -> Iterable[Sample]:
-        for seed, (trees, leaves) in enumerate(((21, 12), (21, 64), (4, 256), (70, 3))):
+        for seed, (trees, leaves) in enumerate(((21, 12), (12, 64), (2, 256), (70, 3))):
             x, f, r = _sample(seed, 1, leaves, trees)
+            assert rows_fit(r, shapes(f))
             ranks = TreeRanks().reference(RanksAttrs(r.columns), x, *rank_inputs(r))
             for lanes in (64, 128):
                 t = make_rows(f, r, shapes(f), lanes)
