@@ -16,8 +16,9 @@ from tilewright.autotune import replay as replaying
 from tilewright.autotune.log import Hardware, LogWarning, Record, Steps, TuningLog, record
 from tilewright.autotune.replay import Fixed, LogSource, replay
 from tilewright.autotune.schedules import space_of
-from tilewright.autotune.task import Task, extract, model_text, workload_hash
+from tilewright.autotune.task import Task, extract, model_text
 from tilewright.backends.target import Target
+from tilewright.compiler.sites import workload_hash
 
 HOST = Target.host()
 

@@ -23,12 +23,14 @@ from ..backends.profile import Walk
 from ..backends.target import runs_here
 from ..compiler.build import Lowered, Options, lower_graph
 from ..compiler.compile import Inputs, compile, first_graph
+from ..compiler.sites import workload_hash
 from ..errors import InputError
 from ..ir.types import TensorSpec
 from .log import Hardware, Steps, record
 from .measure import Result
 from .replay import MARGIN, Fixed, LogSource
-from .task import Task, model_text, task_of, tasks_of_lowered, workload_hash
+from .site import random_array
+from .task import Task, model_text, task_of, tasks_of_lowered
 
 if TYPE_CHECKING:
     from .tuner import Session, TaskState, Watcher
@@ -171,8 +173,7 @@ def _data(exe: Executable, inputs: Inputs | None) -> list[np.ndarray]:
         if not isinstance(spec, TensorSpec) or not all(isinstance(n, int) for n in spec.shape):
             raise InputError(f"input {spec} has no concrete shape to measure with")
         shape = cast("tuple[int, ...]", spec.shape)
-        kind = spec.dtype.kind
-        out.append((rng.integers(0, 2, shape) if kind in "iub" else rng.standard_normal(shape)).astype(spec.dtype))
+        out.append(random_array(spec.dtype, shape, rng, 1.0))
     return out
 
 
@@ -259,20 +260,22 @@ def _burst(exe: Executable, data: Sequence[np.ndarray], seconds: float) -> list[
 
 def _error(a: Executable, b: Executable, data: Sequence[np.ndarray]) -> float:
     """Largest difference of their outputs, relative to the largest output."""
-    worst = 0.0
-    for x, y in zip(_outputs(a, data), _outputs(b, data), strict=True):
-        if x.dtype.kind in "iub":
-            continue  # an index may tip over with the last bit of what it is chosen by
-        p, q = x.astype(np.float64), y.astype(np.float64)
-        if not np.array_equal(np.isfinite(p), np.isfinite(q)):
-            return float("inf")
-        part = np.isfinite(q)
-        if part.any():
-            worst = max(worst, float(np.abs(p[part] - q[part]).max()) / (float(np.abs(q[part]).max()) or 1.0))
-    return worst
+    return max((difference(x, y) for x, y in zip(outputs(a, data), outputs(b, data), strict=True)), default=0.0)
 
 
-def _outputs(exe: Executable, data: Sequence[np.ndarray]) -> list[np.ndarray]:
+def difference(got: np.ndarray, want: np.ndarray) -> float:
+    """The largest difference, relative to the largest number wanted; infinite where the finite ones are not the same. That of
+    integers is 0: an index may tip over with the last bit of what it is chosen by."""
+    if want.dtype.kind in "iub":
+        return 0.0
+    p, q = got.astype(np.float64), want.astype(np.float64)
+    part = np.isfinite(q)
+    if not np.array_equal(np.isfinite(p), part):
+        return float("inf")
+    return float(np.abs(p[part] - q[part]).max(initial=0.0)) / (float(np.abs(q[part]).max(initial=0.0)) or 1.0)
+
+
+def outputs(exe: Executable, data: Sequence[np.ndarray]) -> list[np.ndarray]:
     found = exe(*data)
     return [x for x in (found if isinstance(found, tuple) else (found,)) if isinstance(x, np.ndarray)]
 

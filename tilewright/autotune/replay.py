@@ -42,7 +42,7 @@ class LogSource:
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = [r for r in records if not r.of_model]
-        self._decided = [r for r in records if r.of_model and r.ok]
+        self._decided = [(r, decisions(r)) for r in records if r.of_model and r.ok]
         self._of_task: dict[str, list[Record]] = {}
         for r in self.records:
             self._of_task.setdefault(r.task, []).append(r)
@@ -67,9 +67,9 @@ class LogSource:
     def decide(self, site: Open, target: Target, threads: int) -> Decision:
         """What was decided last with this site in a model, on this kind of processor; else the fastest way of the records."""
         kind, found = Hardware.of(target).kind, site.hash
-        for r in reversed(self._decided):
-            if r.target.kind == kind and r.threads == threads and (steps := decisions(r).get(found)) is not None:
-                return _way(site, json.loads(steps), "decided for a model")
+        for r, steps in reversed(self._decided):
+            if r.target.kind == kind and r.threads == threads and found in steps:
+                return _way(site, json.loads(steps[found]), "decided for a model")
         records = self._of_task.get(found, [])
         mine = [r for r in records if r.ok and r.target.kind == kind and r.threads == threads]
         own = min((r.ns for r in mine if not r.schedule), default=0.0)
@@ -88,12 +88,10 @@ class LogSource:
         """task -> (schedule, whence) from the decisions about whole models: about this one, else the last one with that task."""
         kind, text = Hardware.of(target).kind, model_text(tasks)
         out: dict[str, tuple[Steps, str]] = {}
-        for r in self._decided:
-            if r.target.kind == kind and r.threads == threads and r.workload != text:
-                out |= {t: (json.loads(s), "decided for another model") for t, s in decisions(r).items()}
-        for r in self._decided:
-            if r.target.kind == kind and r.threads == threads and r.workload == text:
-                out |= {t: (json.loads(s), "decided for this model") for t, s in decisions(r).items()}
+        for mine, whence in ((False, "decided for another model"), (True, "decided for this model")):
+            for r, steps in self._decided:
+                if r.target.kind == kind and r.threads == threads and (r.workload == text) is mine:
+                    out |= {t: (json.loads(s), whence) for t, s in steps.items()}
         return out
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -44,6 +44,7 @@ PATIENCE = 4           # times SAMPLES at most, then
 OVER_MEMORY = 78       # exit code
 _GUARD_BYTE = 0xA5
 _PIECE = 1 << 16
+Answer = Callable[[Header, list[bytes]], Header]
 
 
 class Memory:
@@ -247,7 +248,7 @@ class Runner:
         return {"samples_ns": samples, "base_ns": base}
 
 
-def watch(limit: int) -> None:
+def _watch(limit: int) -> None:
     """Ends the process when it has more than `limit` bytes in memory. Runs beside the kernel, which holds no lock of Python."""
     page = os.sysconf("SC_PAGESIZE")
     while True:
@@ -259,16 +260,17 @@ def watch(limit: int) -> None:
         time.sleep(0.01)
 
 
-def main(requests: BinaryIO, replies: BinaryIO, memory_mib: int, cold: bool) -> None:
+def serve(requests: BinaryIO, replies: BinaryIO, memory_mib: int, make: Callable[[], Answer]) -> None:
+    """Answers requests by what `make` makes, until there are no more, in no more memory than that."""
     if os.path.exists("/proc/self/statm"):
-        threading.Thread(target=watch, args=(memory_mib << 20,), daemon=True).start()
-    runner = Runner(cold)
+        threading.Thread(target=_watch, args=(memory_mib << 20,), daemon=True).start()
+    answer = make()
     while True:
         try:
             r, blobs = receive(requests)
         except Closed:
             return
-        send(replies, runner.answer(r, blobs))
+        send(replies, answer(r, blobs))
 
 
 if __name__ == "__main__":
@@ -277,4 +279,4 @@ if __name__ == "__main__":
     _parser.add_argument("--memory", type=int, default=4096)
     _parser.add_argument("--cold", action="store_true")
     _given = _parser.parse_args()
-    main(*child(), _given.memory, _given.cold)
+    serve(*child(), _given.memory, lambda: Runner(_given.cold).answer)

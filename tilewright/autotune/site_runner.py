@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
+from typing import cast
 
 import numpy as np
 
@@ -24,10 +22,10 @@ from ..backends.target import Target
 from ..compiler.compile import compile as compile_with
 from ..errors import TilewrightError
 from ..ir.graph import Graph
-from .final import WRONG
-from .runner import watch
+from .final import WRONG, difference, outputs
+from .runner import serve
 from .site import Way, parse_site, random_array, runnable
-from .wire import Closed, Header, receive, send
+from .wire import Header
 
 MOST_SITES = 4      # kept with their inputs; the one used longest ago goes
 SAMPLES = 15
@@ -48,18 +46,13 @@ class _Bench:
     made: dict[str, Executable] = field(default_factory=dict)
 
 
-def _outputs(exe: Executable, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    found = exe(*inputs)
-    return [cast(np.ndarray, x) for x in (found if isinstance(found, tuple) else (found,))]
-
-
 def _bench(workload: str, target: Target, threads: int, seed: int) -> _Bench:
     task = parse_site(workload, target, threads)
     graph = runnable(task.graph, seed)
     rng = np.random.default_rng(seed + 1)
     inputs = [random_array(v.type.dtype.numpy, v.type.shape, rng) for v in graph.inputs]
     base = compile_with(graph, target=target, threads=threads)
-    return _Bench(graph, target, threads, inputs, base, [x.copy() for x in _outputs(base, inputs)])
+    return _Bench(graph, target, threads, inputs, base, [x.copy() for x in outputs(base, inputs)])
 
 
 class Runner:
@@ -69,7 +62,7 @@ class Runner:
         self._benches: OrderedDict[tuple[str, int], _Bench] = OrderedDict()
         self._sweep = np.zeros(max(SWEEP * Target.host().l2, 4 << 20), np.uint8)
 
-    def answer(self, r: Header) -> Header:
+    def answer(self, r: Header, _: list[bytes]) -> Header:
         key = cast(str, r["workload"]), cast(int, r["threads"])
         try:
             if key not in self._benches:
@@ -81,7 +74,7 @@ class Runner:
             exe = self._way(b, parse_site(*key[:1], b.target).kind, cast(str, r["option"]))
         except TilewrightError as e:
             return {"error": f"{type(e).__name__}: {e}"[:1000]}
-        if found := _wrong(_outputs(exe, b.inputs), b.reference):
+        if found := _wrong(outputs(exe, b.inputs), b.reference):
             return {"wrong": found}
         samples, base = self._times(b, exe, int(cast(float, r["budget"]) * 1e9))
         return {"samples_ns": samples, "base_ns": base}
@@ -111,31 +104,15 @@ class Runner:
 def _wrong(got: list[np.ndarray], want: list[np.ndarray]) -> str | None:
     """What is wrong with a way's results, None where nothing is."""
     for k, (x, y) in enumerate(zip(got, want, strict=True)):
-        if y.dtype.kind in "iub":
-            continue  # an index may tip over with the last bit of what it is chosen by
-        a, b = x.astype(np.float64), y.astype(np.float64)
-        if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        if (found := difference(x, y)) == np.inf:
             return f"result {k} is not finite where it should be"
-        part = np.isfinite(b)
-        if part.any() and (worst := float(np.abs(a[part] - b[part]).max())) > WRONG * (float(np.abs(b[part]).max()) or 1.0):
-            return f"result {k} differs by {worst:.3g}"
+        if found > WRONG:
+            return f"result {k} differs by {found:.3g} of the largest"
     return None
-
-
-def main(requests: BinaryIO, replies: BinaryIO, memory_mib: int) -> None:
-    if os.path.exists("/proc/self/statm"):
-        threading.Thread(target=watch, args=(memory_mib << 20,), daemon=True).start()
-    runner = Runner()
-    while True:
-        try:
-            r, _ = receive(requests)
-        except Closed:
-            return
-        send(replies, runner.answer(r))
 
 
 if __name__ == "__main__":
     from .process import child
     _parser = argparse.ArgumentParser()
     _parser.add_argument("--memory", type=int, default=4096)
-    main(*child(), _parser.parse_args().memory)
+    serve(*child(), _parser.parse_args().memory, lambda: Runner().answer)

@@ -8,7 +8,6 @@ The text holds no weights and no names of the model, so a model that was renamed
 """
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from ..compiler.build import Lowered, Options, lower_graph, make_options
 from ..compiler.compile import Inputs, first_graph
 from ..compiler.schedule.default import default_schedule
 from ..compiler.schedule.source import Wanted
-from ..compiler.sites import HEAD
+from ..compiler.sites import HEAD, workload_hash
 from ..compiler.work import Work, work
 from ..errors import ModelError
 from ..ir.graph import Graph
@@ -54,10 +53,6 @@ class Task:
     def default(self) -> Scheduled:
         """The heuristic's schedule: what is to be beaten."""
         return default_schedule(self.program, self.target, self.packable)
-
-
-def workload_hash(workload: str) -> str:
-    return hashlib.sha256(workload.encode()).hexdigest()[:20]
 
 
 def workload_text(p: Program, packable: frozenset[str]) -> str:

@@ -17,11 +17,17 @@ from functools import cached_property
 
 from ..backends.target import Target
 from ..ir.graph import Graph, Node, Value
+from ..ir.ops.blocked import BlockAttrs
 from ..ir.text import print_graph
 from ..ir.types import TensorType
 from .schedule.source import Decision, ScheduleSource
 
 HEAD = "site "
+
+
+def workload_hash(workload: str) -> str:
+    """What a log calls a task, of its canonical text: a part of a graph here, a kernel's program in `autotune/task.py`."""
+    return hashlib.sha256(workload.encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Site:
 
     @property
     def hash(self) -> str:
-        return hashlib.sha256(self.workload.encode()).hexdigest()[:20]
+        return workload_hash(self.workload)
 
 
 class Sites:
@@ -99,13 +105,11 @@ def part(nodes: Sequence[Node], weights: Iterable[str], blocks: int = 0) -> Grap
 
 
 def _entry(name: Value, plain: Value, c: int) -> tuple[Value, Node]:
-    from ..ir.ops.blocked import BlockAttrs
     outer = Value(name.name, _blocked(name, c))
     return outer, Node("from_blocked", (outer,), BlockAttrs(c, plain.type.shape[1]), (plain,))
 
 
 def _exit(v: Value, name: Value, c: int) -> Node:
-    from ..ir.ops.blocked import BlockAttrs
     return Node("to_blocked", (v,), BlockAttrs(c), (Value(name.name, _blocked(v, c)),))
 
 

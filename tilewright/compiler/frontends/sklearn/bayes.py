@@ -7,6 +7,7 @@ from ....ir.graph import Value
 from ....ir.types import F32, F64, I64
 from .columns import Columns, convert, flat, num
 from .estimator import Estimator, best, classes_named, predicts
+from .neighbors import gaps
 
 BAYES = ("predict", "predict_proba", "predict_log_proba", "predict_joint_log_proba")
 
@@ -23,8 +24,7 @@ def _answered(e: Estimator, x: Columns, joint: Value, method: str) -> Value:
 @predicts("GaussianNB", methods=BAYES)
 def _gaussian(e: Estimator, x: Columns, method: str) -> Value:
     b, theta, var = x.b, e.array("theta_").astype(np.float64), e.array("var_").astype(np.float64)
-    v = b.op("reshape", convert(b, x.value(), F64), shape=(x.s.rows, 1, x.width))
-    gap = b.op("sub", v, x.s.const(theta[None], "theta"))
+    gap = b.op("sub", *gaps(x, theta, "theta"))
     sums = b.op("reduce", b.op("div", b.op("mul", gap, gap), x.s.const(var[None], "var")), kind="sum", axes=(2,), keepdims=0)
     base = np.log(e.array("class_prior_").astype(np.float64)) - 0.5 * np.log(2 * np.pi * var).sum(1)
     joint = b.op("sub", x.s.const(base[None], "prior"), b.op("mul", sums, num(b, sums, 0.5)))

@@ -316,6 +316,11 @@ def pick_columns(b: GraphBuilder, x: Value, picks: Sequence[int]) -> Value:
     return b.op("gather", x, b.constant(np.array(picks, np.int64)), axis=1)
 
 
+def divided(b: GraphBuilder, v: Value, size: Value) -> Value:
+    """v / size; v where the size is 0."""
+    return b.op("div", v, b.op("where", b.op("eq", size, num(b, size, 0)), num(b, size, 1), size))
+
+
 def column(b: GraphBuilder, v: Value) -> Value:
     """[rows, 1] of [rows]."""
     return b.op("reshape", v, shape=(v.type.shape[0], 1))

@@ -7,7 +7,7 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.types import DType, dtype_of
-from .columns import Columns, Hot, column, joined
+from .columns import Columns, Hot, column, joined, pick_columns
 from .estimator import Estimator, converts
 from .search import category, positions
 
@@ -99,7 +99,7 @@ def _bins(e: Estimator, x: Columns) -> Columns:
         return x.dense(x.b.op("cast", at, dtype=kind))
     out = []
     for k, row in enumerate(edges):
-        one = x.b.op("slice", at, starts=(0, k), steps=(1, 1), sizes=(x.s.rows, 1))
+        one = pick_columns(x.b, at, [k])
         out.append(Columns(x.s, (Hot(_flat(x, one), len(row) - 1, tuple(range(len(row) - 1)), kind),)))
     return joined(x.s, out)
 

@@ -8,7 +8,7 @@ import numpy as np
 from ....errors import UnsupportedError
 from ....ir.graph import Value
 from ....ir.types import F32, F64, I64, dtype_of
-from .columns import Columns, column, convert, dense, flat, joined, num
+from .columns import Columns, column, convert, dense, divided, flat, joined, num, pick_columns
 from .estimator import Estimator, best, classes_named, converts, predict, predicts
 from .features import interpolate
 from .linear import two
@@ -173,7 +173,7 @@ def _one_vs_rest(e: Estimator, x: Columns, method: str) -> Value:
     scores = []
     for m in members:
         y = predict(m, x, source)
-        scores.append(y if y.type.rank == 1 else flat(b, b.op("slice", y, starts=(0, 1), steps=(1, 1), sizes=(x.s.rows, 1))))
+        scores.append(y if y.type.rank == 1 else flat(b, pick_columns(b, y, [1])))
     wide = F32 if all(v.type.dtype == F32 for v in scores) else F64
     scores = [convert(b, v, wide) for v in scores]
     limit = 0.0 if source == "decision_function" else 0.5
@@ -192,7 +192,7 @@ def _one_vs_rest(e: Estimator, x: Columns, method: str) -> Value:
     if method == "decision_function":
         return y
     total = b.op("reduce", y, kind="sum", axes=(1,), keepdims=1)
-    return b.op("div", y, b.op("where", b.op("eq", total, num(b, y, 0)), num(b, y, 1), total))
+    return divided(b, y, total)
 
 
 @predicts("_ConstantPredictor", methods=("predict", "predict_proba", "decision_function"))
@@ -218,13 +218,13 @@ def _calibrated_one(e: Estimator, x: Columns) -> Value:
         raise e.refuse("a fold without some class", "its classes are not those of the whole")
     y = predict(model, x, source)
     if n == 2:
-        y = column(b, y) if y.type.rank == 1 else b.op("slice", y, starts=(0, 1), steps=(1, 1), sizes=(x.s.rows, 1))
+        y = column(b, y) if y.type.rank == 1 else pick_columns(b, y, [1])
     y = convert(b, y, F64)
     if e.text("method") == "temperature":
         return _temperature(e, x, y, source)
     parts = []
     for k, c in enumerate(e.list("calibrators")):
-        one = b.op("slice", y, starts=(0, k), steps=(1, 1), sizes=(x.s.rows, 1))
+        one = pick_columns(b, y, [k])
         own = Estimator(c)
         if own.name == "_SigmoidCalibration":
             parts.append(b.op("sigmoid", b.op("neg", b.op("add", b.op("mul", one, num(b, one, own.number("a_"))),

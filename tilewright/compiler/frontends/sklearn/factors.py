@@ -6,7 +6,7 @@ import numpy as np
 
 from ....errors import UnsupportedError
 from ....ir.types import F32, F64
-from .columns import Columns, column, convert, dense, inplace, joined, num
+from .columns import Columns, column, convert, dense, divided, inplace, joined, num
 from .estimator import Estimator, converts, transform
 from .project import projected
 from .trees import predict_trees
@@ -76,7 +76,7 @@ def _tfidf(e: Estimator, x: Columns) -> Columns:
     if norm is None:
         return x.dense(v)
     size = b.op("reduce", b.op("abs", v) if norm == "l1" else v, kind="sum" if norm == "l1" else "l2", axes=(1,), keepdims=1)
-    return x.dense(b.op("div", v, b.op("where", b.op("eq", size, num(b, size, 0)), num(b, size, 1), size)))
+    return x.dense(divided(b, v, size))
 
 
 @converts("RandomTreesEmbedding")

@@ -85,7 +85,7 @@ def _splines(e: Estimator, x: Columns) -> Columns:
     out = []
     for j, made in enumerate(e.list("bsplines_")):
         spline = cast(_Spline, made)
-        y = _spline(x, x.b.op("slice", wide, starts=(0, j), steps=(1, 1), sizes=(x.s.rows, 1)), spline, how, e)
+        y = _spline(x, pick_columns(x.b, wide, [j]), spline, how, e)
         keep = y.type.shape[1] if e.flag("include_bias") else y.type.shape[1] - 1
         out.append(x.dense(pick_columns(x.b, y, range(keep))))
     y = joined(x.s, out)

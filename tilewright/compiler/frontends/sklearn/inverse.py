@@ -7,7 +7,7 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.types import F64
-from .columns import Columns, convert, inplace, num
+from .columns import Columns, convert, inplace, num, pick_columns
 from .estimator import Estimator
 from .features import BOUNDS_THRESHOLD, interpolate
 from .functions import traced
@@ -82,7 +82,7 @@ def _quantiles(e: Estimator, x: Columns) -> Columns:
         w = b.op("mul", b.op("add", b.op("erf", b.op("mul", w, num(b, w, 1 / np.sqrt(2)))), num(b, w, 1)), num(b, w, 0.5))
     parts = []
     for j in range(x.width):
-        one = b.op("slice", w, starts=(0, j), steps=(1, 1), sizes=(x.s.rows, 1))
+        one = pick_columns(b, w, [j])
         parts.append(interpolate(x, one, references[:, None], quantiles[:, j]))
     y = b.op("concat", *parts, axis=1) if len(parts) > 1 else parts[0]
     near = num(b, w, BOUNDS_THRESHOLD if normal else 0.0)

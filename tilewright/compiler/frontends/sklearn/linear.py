@@ -7,6 +7,7 @@ from ....ir.graph import Value
 from ....ir.types import F64, I64
 from .columns import Columns, convert, dense, flat, num
 from .estimator import Estimator, best, classes_named, predicts
+from .mixture import outliers
 
 REGRESSORS = ("LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV", "ElasticNet", "ElasticNetCV", "Lars", "LassoLars", "LassoLarsCV",
               "LarsCV", "LassoLarsIC", "OrthogonalMatchingPursuit", "OrthogonalMatchingPursuitCV", "BayesianRidge", "ARDRegression",
@@ -127,12 +128,7 @@ def _sgd(e: Estimator, x: Columns, method: str) -> Value:
 @predicts("SGDOneClassSVM", methods=(*SCORES, "score_samples"))
 def _one_class(e: Estimator, x: Columns, method: str) -> Value:
     s = flat(x.b, x.linear(np.atleast_2d(e.array("coef_")).T))
-    if method == "score_samples":
-        return s
-    s = x.b.op("sub", s, num(x.b, s, float(e.array("offset_").reshape(-1)[0])))
-    if method == "decision_function":
-        return s
-    return x.b.op("where", x.b.op("ge", s, num(x.b, s, 0)), x.b.constant(np.array(1, np.int64)), x.b.constant(np.array(-1, np.int64)))
+    return outliers(x, s, float(e.array("offset_").reshape(-1)[0]), method)
 
 
 @predicts("LinearDiscriminantAnalysis", methods=PROBABLE)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.types import F64, I64
-from .columns import Columns, column, convert, dense, flat, joined, num
+from .columns import Columns, column, convert, dense, flat, joined, num, pick_columns
 from .ensemble import class_positions
 from .estimator import Estimator, best, classes_named, converts, predict, predicts, transform
 from .inverse import inverted
@@ -52,7 +52,7 @@ def _threshold(e: Estimator, x: Columns, method: str) -> Value:
         limit = (0.5 if source == "predict_proba" else 0.0) if given == "auto" else e.number("threshold")
     b, y = x.b, predict(model, x, source)
     if source == "predict_proba":
-        y = flat(b, b.op("slice", y, starts=(0, positive), steps=(1, 1), sizes=(x.s.rows, 1)))
+        y = flat(b, pick_columns(b, y, [positive]))
     elif positive == 0:
         y = b.op("neg", y)
     over = b.op("cast", b.op("ge", y, num(b, y, limit)), dtype=I64)
@@ -74,7 +74,7 @@ def confidence(x: Columns, model: object) -> tuple[Value, float]:
         return y if y.type.rank == 1 else flat(x.b, y), 0.0
     if hasattr(model, "predict_proba"):
         y = predict(model, x, "predict_proba")
-        return flat(x.b, x.b.op("slice", y, starts=(0, 1), steps=(1, 1), sizes=(x.s.rows, 1))), 0.5
+        return flat(x.b, pick_columns(x.b, y, [1])), 0.5
     return predict(model, x, "predict"), 0.5
 
 
@@ -96,7 +96,7 @@ def _one_vs_one(e: Estimator, x: Columns, method: str) -> Value:
     near = b.op("mul", b.op("add", b.op("abs", sums), num(b, sums, 1)), num(b, sums, 3))
     scores = b.op("add", votes, b.op("div", sums, near))
     if n == 2:
-        one = flat(b, b.op("slice", scores, starts=(0, 1), steps=(1, 1), sizes=(x.s.rows, 1)))
+        one = flat(b, pick_columns(b, scores, [1]))
         if method == "decision_function":
             return one
         limit = confidence(x, members[0])[1]
@@ -138,7 +138,7 @@ def _binary_answer(e: Estimator, model: object, x: Columns, method: str) -> Valu
     if x.s.labels is not None:
         raise e.refuse("classes that are no numbers", "the library has none either")
     if y.type.rank == 2:
-        y = x.b.op("slice", y, starts=(0, 1), steps=(1, 1), sizes=(x.s.rows, 1))
+        y = pick_columns(x.b, y, [1])
     return convert(x.b, column(x.b, y) if y.type.rank == 1 else y, F64)
 
 
@@ -182,7 +182,7 @@ def _ada_classifier(e: Estimator, x: Columns, method: str) -> Value:
     assert pred is not None
     pred = b.op("div", pred, b.constant(np.array(weights.sum())))
     if n == 2:
-        score = b.op("sub", *(flat(b, b.op("slice", pred, starts=(0, k), steps=(1, 1), sizes=(x.s.rows, 1))) for k in (1, 0)))
+        score = b.op("sub", *(flat(b, pick_columns(b, pred, [k])) for k in (1, 0)))
         if method == "decision_function":
             return score
         if method == "predict":

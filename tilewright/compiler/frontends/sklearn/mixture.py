@@ -5,8 +5,9 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.types import F32, F64
-from .columns import Columns, convert, dense, num
+from .columns import Columns, convert, dense, num, pick_columns
 from .estimator import Estimator, best, classes_named, predicts
+from .neighbors import gaps
 
 
 def _centred_square(x: Columns, center: np.ndarray, root: np.ndarray) -> Value:
@@ -37,7 +38,7 @@ def _quadratic(e: Estimator, x: Columns, method: str) -> Value:
     if method == "decision_function":
         if n > 2:
             return y
-        first, second = (b.op("slice", y, starts=(0, k), steps=(1, 1), sizes=(x.s.rows, 1)) for k in (0, 1))
+        first, second = (pick_columns(b, y, [k]) for k in (0, 1))
         return b.op("reshape", b.op("sub", second, first), shape=(x.s.rows,))
     return b.op("log_softmax" if method == "predict_log_proba" else "softmax", y, axis=1)
 
@@ -84,8 +85,7 @@ def _mixture(e: Estimator, x: Columns, method: str) -> Value:
 def _diagonal(x: Columns, means: np.ndarray, roots: np.ndarray) -> Value:
     """[rows, n]: sum over columns of ((x - mean) root)^2"""
     b = x.b
-    v = b.op("reshape", convert(b, x.value(), F64), shape=(x.s.rows, 1, x.width))
-    gap = b.op("mul", b.op("sub", v, x.s.const(means[None], "means")), x.s.const(roots[None], "roots"))
+    gap = b.op("mul", b.op("sub", *gaps(x, means, "means")), x.s.const(roots[None], "roots"))
     return b.op("reduce", gap, kind="sum_square", axes=(2,), keepdims=0)
 
 

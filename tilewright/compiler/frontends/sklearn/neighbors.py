@@ -5,7 +5,7 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.types import F32, F64, I32
-from .columns import Columns, convert, dense, flat, num
+from .columns import Columns, convert, dense, divided, flat, num
 from .estimator import Estimator, best, classes_named, converts, predicts
 
 
@@ -45,6 +45,12 @@ def _centroid(e: Estimator, x: Columns, method: str) -> Value:
 EUCLIDEAN = ("euclidean", "l2", "minkowski")
 
 
+def gaps(x: Columns, points: np.ndarray, name: str = "points") -> tuple[Value, Value]:
+    """The rows [rows, 1, columns] and points [1, points, columns] in f64, to be subtracted."""
+    v = x.b.op("reshape", convert(x.b, x.value(), F64), shape=(x.s.rows, 1, x.width))
+    return v, x.s.const(points.astype(np.float64)[None], name)
+
+
 def distances(e: Estimator, x: Columns) -> Value:
     """[rows, training points] in f64; squares of them where they are Euclidean."""
     metric = e.text("effective_metric_")
@@ -57,8 +63,7 @@ def distances(e: Estimator, x: Columns) -> Value:
     b = x.b
     if metric in EUCLIDEAN:
         return squared_distances(x, points)
-    v = b.op("reshape", convert(b, x.value(), F64), shape=(x.s.rows, 1, x.width))
-    gap = b.op("abs", b.op("sub", v, x.s.const(points.astype(np.float64)[None], "points")))
+    gap = b.op("abs", b.op("sub", *gaps(x, points)))
     return b.op("reduce", gap, kind="max" if metric == "chebyshev" else "sum", axes=(2,), keepdims=0)
 
 
@@ -130,4 +135,4 @@ def _knn_classifier(e: Estimator, x: Columns, method: str) -> Value:
     if method == "predict":
         return classes_named(e, x, best(x.s, votes))
     total = b.op("reduce", votes, kind="sum", axes=(1,), keepdims=1)
-    return b.op("div", votes, b.op("where", b.op("eq", total, num(b, total, 0)), num(b, total, 1), total))
+    return divided(b, votes, total)

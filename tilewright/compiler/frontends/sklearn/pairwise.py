@@ -7,9 +7,9 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.types import F32, F64
-from .columns import Columns, convert, dense, inplace, num
+from .columns import Columns, convert, dense, divided, inplace, num
 from .estimator import Estimator, best, classes_named, converts, predicts
-from .neighbors import squared_distances
+from .neighbors import gaps, squared_distances
 from .project import projected
 
 KERNELS = ("linear", "rbf", "laplacian", "poly", "polynomial", "sigmoid", "cosine", "chi2", "additive_chi2")
@@ -43,12 +43,6 @@ def sigmoid(x: Columns, points: np.ndarray, gamma: float, coef0: float) -> Value
     return x.b.op("tanh", polynomial(x, points, gamma, 1, coef0))
 
 
-def gaps(x: Columns, points: np.ndarray) -> tuple[Value, Value]:
-    """The rows [rows, 1, columns] and points [1, points, columns], to be subtracted."""
-    v = x.b.op("reshape", convert(x.b, x.value(), F64), shape=(x.s.rows, 1, x.width))
-    return v, x.s.const(points.astype(np.float64)[None], "points")
-
-
 def _laplacian(x: Columns, points: np.ndarray, gamma: float) -> Value:
     b = x.b
     d = b.op("reduce", b.op("abs", b.op("sub", *gaps(x, points))), kind="sum", axes=(2,), keepdims=0)
@@ -69,7 +63,7 @@ def _cosine(x: Columns, points: np.ndarray) -> Value:
     """The product of both brought to length 1; zeros stay."""
     b, v, points = x.b, convert(x.b, x.value(), F64), points.astype(np.float64)
     size = b.op("reduce", v, kind="l2", axes=(1,), keepdims=1)
-    unit = b.op("div", v, b.op("where", b.op("eq", size, num(b, size, 0)), num(b, size, 1), size))
+    unit = divided(b, v, size)
     length = np.linalg.norm(points, axis=1, keepdims=True)
     return dense(x.s, unit).linear((points / np.where(length == 0, 1, length)).T, None, "points")
 
@@ -158,8 +152,7 @@ def _spread(e: Estimator, x: Columns, method: str) -> Value:
     p = dense(x.s, near).linear(e.array("label_distributions_"), None, "labels")
     b = x.b
     total = b.op("reduce", p, kind="sum", axes=(1,), keepdims=1)
-    none = b.op("eq", total, num(b, total, 0))
-    p = b.op("div", p, b.op("where", none, num(b, total, 1), total))
+    p = divided(b, p, total)
     return classes_named(e, x, best(x.s, p)) if method == "predict" else p
 
 

@@ -6,10 +6,10 @@ import numpy as np
 from ....ir.graph import Value
 from ....ir.types import F64, I64
 from .columns import Columns, convert, dense, flat, num
-from .estimator import Estimator, classes_named, predicts
+from .estimator import Estimator, classes_named, predict, predicts
 from .linear import two
-from .neighbors import squared_distances
-from .pairwise import gaps, polynomial
+from .neighbors import gaps, squared_distances
+from .pairwise import polynomial
 
 # Approximates a sigmoid by five error functions (Williams and Barber 1998, appendix A), with the library's numbers.
 LAMBDAS = np.array([0.41, 0.4, 0.37, 0.44, 0.39])
@@ -107,5 +107,4 @@ def _laplace(e: Estimator, x: Columns, method: str) -> Value:
 
 @predicts("GaussianProcessClassifier", methods=("predict", "predict_proba"))
 def _classifier(e: Estimator, x: Columns, method: str) -> Value:
-    from .estimator import predict
     return predict(e.get("base_estimator_"), x, method)

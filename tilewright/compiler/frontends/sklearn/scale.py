@@ -5,7 +5,7 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.types import F32
-from .columns import SAFE_SHIFT, Columns, as_bool, inplace, num
+from .columns import SAFE_SHIFT, Columns, as_bool, divided, inplace, num
 from .estimator import Estimator, converts
 
 
@@ -71,7 +71,7 @@ def _normalizer(e: Estimator, x: Columns) -> Columns:
     v, b = x.value(), x.b
     kind = {"l1": "sum", "l2": "l2", "max": "max"}[e.text("norm")]
     size = b.op("reduce", b.op("abs", v) if kind != "l2" else v, kind=kind, axes=(1,), keepdims=1)
-    return x.dense(b.op("div", v, b.op("where", b.op("eq", size, num(b, size, 0)), num(b, size, 1), size)))
+    return x.dense(divided(b, v, size))
 
 
 @converts("Binarizer")

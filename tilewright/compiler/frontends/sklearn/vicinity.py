@@ -5,7 +5,7 @@ import numpy as np
 
 from ....ir.graph import Value
 from ....ir.types import F32, F64, I32, I64
-from .columns import Columns, convert, dense, flat, num
+from .columns import Columns, convert, dense, flat, num, pick_columns
 from .estimator import Estimator, best, checked_index, classes_named, converts, predicts
 from .mixture import outliers
 from .neighbors import EUCLIDEAN, distances, inverse_distances, nearest, squared_distances
@@ -124,7 +124,7 @@ def _bisecting(e: Estimator, x: Columns, method: str) -> Value:
         if isinstance(node, int):
             return b.constant(np.array(node, np.int32))
         k, left, right = node  # type: ignore[misc]
-        side = flat(b, b.op("slice", further, starts=(0, k), steps=(1, 1), sizes=(x.s.rows, 1)))
+        side = flat(b, pick_columns(b, further, [k]))
         return b.op("where", side, chosen(right), chosen(left))
     return convert(b, chosen(whole), I32)
 
