@@ -236,10 +236,10 @@ class TableExecutable(Executable):
     """An executable behind a boundary: its calls take data frames, or arrays of objects, and return named classes."""
 
     def __init__(self, boundary: Boundary, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], instance: Instance, target: Target,
-                 name: str = "model", weights: Mapping[str, TensorType] | None = None) -> None:
-        super().__init__(inputs, outputs, instance, target, name, weights)
+                 name: str = "model", weights: Mapping[str, TensorType] | None = None, literals: frozenset[str] = frozenset()) -> None:
+        super().__init__(inputs, outputs, instance, target, name, weights, literals)
         self.boundary = boundary
-        self._rows = Executable(inputs, outputs, instance, target, name, weights)
+        self._rows = Executable(inputs, outputs, instance, target, name, weights, literals)
 
     def __call__(self, *xs: object, **names: object) -> Result:
         """The result for one table."""

@@ -36,6 +36,7 @@ from .memory import ArenaPlan, plan_arena
 from .passes import default_passes
 from .passes.cse import cse
 from .passes.dce import dce
+from .passes.fold_thresholds import fold_thresholds
 from .passes.layout import choose_layouts
 from .passes.loop_bodies import loop_bodies
 from .passes.preparation import Prepared, split_preparation
@@ -94,7 +95,7 @@ def passes_for(target: Target, strict: bool = False, threads: int = 1, sites: Si
     and no product left out. `sites`: who chooses among several ways to compute a part (default: the heuristic, as inside loops)."""
     layouts, inside = _layout_passes(target, strict, threads, sites), (*default_passes(), *_layout_passes(target, strict, threads, None))
     bodies = pipeline.Pass("loop_bodies", lambda g: loop_bodies(g, lambda body: pipeline.run_inside(body, inside)))
-    return (pipeline.Pass("choose_trees", lambda g: choose_trees(g, target)), *default_passes(sites), bodies, *layouts)
+    return (pipeline.Pass("fold_thresholds", fold_thresholds), pipeline.Pass("choose_trees", lambda g: choose_trees(g, target)), *default_passes(sites), bodies, *layouts)
 
 
 def _layout_passes(target: Target, strict: bool, threads: int, sites: Sites | None) -> tuple[pipeline.Pass, ...]:

@@ -33,6 +33,7 @@ from .build import Options, build_instance, make_options
 from .frontends.rows import BLOCK, RowSource
 from .frontends.source import NeedsValue, Source, ValueType, type_of
 from .model import Specialiser, compile_segment
+from .passes.fold_thresholds import fold_thresholds
 from .rows import build_by_rows
 from .schedule.source import ScheduleSource
 
@@ -95,12 +96,14 @@ def _executable_of_graph(graph: Graph, options: Options) -> Executable:
 
 
 def _executable_by_rows(source: RowSource, options: Options) -> Executable:
-    block, one = source.graph(BLOCK), source.graph(1)
-    instance = build_by_rows(block.graph, one.graph, options, block.weights)
-    weights = _weight_types(block.graph, block.weights)
+    segment = source.graph(BLOCK)
+    block, one = fold_thresholds(segment.graph, frozen=True), fold_thresholds(source.graph(1).graph, frozen=True)
+    names = {k: v for k, v in segment.weights.items() if v in block.constants}
+    instance = build_by_rows(block, one, options, names)
+    weights, folded = _weight_types(block, names), frozenset(segment.weights) - frozenset(names)
     if source.boundary is not None:
-        return TableExecutable(source.boundary, source.inputs, source.outputs, instance, options.target, source.name, weights)
-    return Executable(source.inputs, source.outputs, instance, options.target, source.name, weights)
+        return TableExecutable(source.boundary, source.inputs, source.outputs, instance, options.target, source.name, weights, folded)
+    return Executable(source.inputs, source.outputs, instance, options.target, source.name, weights, folded)
 
 
 def _weight_types(graph: Graph, names: Mapping[str, str]) -> dict[str, TensorType]:

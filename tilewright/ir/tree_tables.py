@@ -18,6 +18,7 @@ from .forest import CATEGORICAL, DEFAULT_LEFT, MEMBER, MISSING, Field, Forest, M
 
 LIMIT = 254
 CHUNK_CONDITIONS = 16384  # of 64 bytes each
+_NUMBER = 3  # mode of a group: NaN has a rank among the thresholds
 
 
 class Group(IntEnum):
@@ -68,9 +69,11 @@ def _numeric(f: Forest, numeric: np.ndarray, column: np.ndarray, bound: np.ndarr
     """Fills column and bound of the `numeric` nodes."""
     kind, feature = f.nodes[numeric, Field.KIND].astype(np.int64), f.nodes[numeric, Field.FEATURE].astype(np.int64)
     missing = kind & MISSING
-    mode = np.where(missing == MissingKind.NONE, 0, missing | (kind & DEFAULT_LEFT))
-    key = feature * 8 + mode
     t = f.threshold[numeric] + f.threshold.dtype.type(0)  # -0.0 and 0.0 are one threshold
+    mode = np.where(missing == MissingKind.NONE, 0, missing | (kind & DEFAULT_LEFT))
+    goes_left = mode == MissingKind.NAN | DEFAULT_LEFT
+    mode = np.where(_like_a_number(feature, mode, t), _NUMBER, mode)
+    key = feature * 8 + mode
     first = np.where(np.isnan(t), 0, 1)                   # NaN, which all values are above, comes first
     order = np.lexsort((np.where(np.isnan(t), 0, t), first, key))
     k, v, n = key[order], t[order], first[order]
@@ -94,11 +97,27 @@ def _numeric(f: Forest, numeric: np.ndarray, column: np.ndarray, bound: np.ndarr
     modes = keys % 8
     side = np.where((modes & DEFAULT_LEFT) != 0, 0, counts)
     zero = np.array([_rank(padded[a:a + c], 0.0) for a, c in zip(at[:-1], counts, strict=True)], np.int64)
-    table[:, Group.NAN] = np.where(modes == 0, zero, side)
+    lowest = np.full(len(starts), 1 << 30, np.int64)  # threshold at which NaN goes left
+    np.minimum.at(lowest, group, np.where(goes_left[order], position, 1 << 30))
+    table[:, Group.NAN] = np.where(modes == 0, zero, np.where(modes == _NUMBER, lowest, side))
     table[:, Group.ZERO] = np.where((modes & MISSING) == MissingKind.ZERO, side, -1)
     column[numeric[order]] = columns[group] + position // LIMIT
     bound[numeric[order]] = position % LIMIT + 1
     return table, padded, int(columns[-1])
+
+
+def _like_a_number(feature: np.ndarray, mode: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Nodes of features where NaN goes right at some thresholds and left at all that are higher, as a number between them would:
+    one group does for both. So it is behind an imputer, or where NaN is read as 0 behind a scaler."""
+    left, right = mode == MissingKind.NAN | DEFAULT_LEFT, mode == MissingKind.NAN
+    features = int(feature.max(initial=-1)) + 1
+    value = np.where(np.isnan(t), -np.inf, t).astype(np.float64)
+    highest, lowest = np.full(features, -np.inf), np.full(features, np.inf)
+    np.maximum.at(highest, feature[right], value[right])
+    np.minimum.at(lowest, feature[left], value[left])
+    both = np.zeros((2, features), bool)
+    both[0, feature[left]], both[1, feature[right]] = True, True
+    return (left | right) & (both.all(0) & (highest < lowest))[feature]
 
 
 def _members(f: Forest, nodes: np.ndarray, column: np.ndarray, groups: np.ndarray, thresholds: np.ndarray,

@@ -12,7 +12,7 @@
       for s in sets:
         ranks[s.column][part] = !bit(words + s.first, trunc(x))
 
-The first four levels come from a register where the processor has permutations of 16 f32. For one row, several groups are
+The first four levels come from registers where the processor has permutations of 16 numbers. For one row, several groups are
 searched at once instead, if the processor can gather.
 """
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Ranks:
         self.lanes = 1 if self.rows == 1 else max(4, target.vector_bytes // x.dtype.bytes)
         self.vectors = 1 if self.rows == 1 else min(4, PART // self.lanes)
         self.gathers = target.vector_bytes >= 32
-        self.permutes = self.real == "float" and target.vector_bytes == 64 and self.rows > 1
+        self.permutes = target.vector_bytes == 64 and self.rows > 1
         names = ("x", "sizes", "groups", "thresholds", "sets", "words", "ranks", "workspace")
         self.c = Code(symbol, (*(f"ptr {n}" for n in names), "i64 begin", "i64 end", "ptr ctx"))
 
@@ -127,17 +127,27 @@ class _Ranks:
                 self._store(part, u, rows[u], c("add i64 {}, {}", column, q), _clamped(c, n, above))
 
     def _first_levels(self, own: str, x: list[str], rank: list, levels: str) -> None:
-        """Every 2^(levels - 4)-th threshold is in a register."""
-        c = self.c
-        shift = c.splat(16, "i32", c("sub i32 {}, 4", levels))
-        where = c("sub <16 x i32> {}, {}", c("shl <16 x i32> {}, {}", constant(16, "i32", range(1, 17)), shift), c.splat(16, "i32", 1))
-        some = c.gather(16, "float", own, where)  # the last is the padding
+        """Every 2^(levels - 4)-th threshold is in a register, or in two; the last of them is the padding."""
+        c, n = self.c, self.lanes
+        shift = c("sub i32 {}, 4", levels)
+        some = []
+        for first in range(1, 17, n):
+            where = c("shl <{0} x i32> {1}, {2}", n, constant(n, "i32", range(first, first + n)), c.splat(n, "i32", shift))
+            some.append(c.gather(n, self.real, own, c("sub <{0} x i32> {1}, {2}", n, where, c.splat(n, "i32", 1))))
         for v, r in zip(x, rank, strict=True):
             for s in (8, 4, 2, 1):
-                at = c("add <16 x i32> {}, {}", r.get(), c.splat(16, "i32", s - 1))
-                t = c.call("<16 x float>", "llvm.x86.avx512.permvar.sf.512", ("<16 x float>", some), ("<16 x i32>", at))
-                _step(c, 16, self.real, v, t, c.splat(16, "i32", s), r)
-            r.set(c("shl <16 x i32> {}, {}", r.get(), shift))
+                at = c("add <{} x i32> {}, {}", n, r.get(), c.splat(n, "i32", s - 1))
+                _step(c, n, self.real, v, self._permuted(some, at), c.splat(n, "i32", s), r)
+            r.set(c("shl <{} x i32> {}, {}", n, r.get(), c.splat(n, "i32", shift)))
+
+    def _permuted(self, some: list[str], at: str) -> str:
+        """Numbers `at`, of 16 f32 in one register or 16 f64 in two."""
+        c = self.c
+        if self.real == "float":
+            return c.call("<16 x float>", "llvm.x86.avx512.permvar.sf.512", ("<16 x float>", some[0]), ("<16 x i32>", at))
+        wide = c("zext <8 x i32> {} to <8 x i64>", at)
+        return c.call("<8 x double>", "llvm.x86.avx512.vpermi2var.pd.512", ("<8 x double>", some[0]), ("<8 x i64>", wide),
+                      ("<8 x double>", some[1]))
 
     def _store(self, part: str, u: int, rows: str, column: str, ranks: str) -> None:
         """<lanes x i8> ranks of vector u of the part."""
