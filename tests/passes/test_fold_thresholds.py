@@ -68,10 +68,13 @@ CHAINS: dict[str, Chain] = {
     "clipped": lambda b, x, w: b.op("max", b.op("min", b.op("neg", x), num(b, x, 0.5)), num(b, x, -0.5)),
     "steps": lambda b, x, w: b.op("cast", b.op("floor", b.op("mul", x, num(b, x, 2.0))), dtype=x.type.dtype),
     "bins": lambda b, x, w: bins(b, x),
-    "picked": lambda b, x, w: b.op("div", b.op("concat", b.op("slice", x, starts=(0, 2), steps=(1, 1), sizes=(x.type.shape[0], 2)),
+    "picked": lambda b, x, w: b.op("div", b.op("concat", half(b, x, 2),
                                                b.op("gather", x, b.constant(np.array([1, 0])), axis=1), axis=1), own(b, x, w, S)),
-    "halves": lambda b, x, w: b.op("concat", *(b.op(k, b.op("slice", x, starts=(0, i), steps=(1, 1), sizes=(x.type.shape[0], 2)), num(b, x, 3))
-                                               for i, k in ((0, "div"), (2, "mul"))), axis=1)}
+    "halves": lambda b, x, w: b.op("concat", b.op("div", half(b, x, 0), num(b, x, 3)), b.op("mul", half(b, x, 2), num(b, x, 3)), axis=1)}
+
+
+def half(b: GraphBuilder, x: Value, first: int) -> Value:
+    return b.op("slice", x, starts=(0, first), steps=(1, 1), sizes=(x.type.shape[0], 2))
 
 
 def own(b: GraphBuilder, x: Value, w: Callable[..., Value], values: tuple[float, ...]) -> Value:

@@ -95,7 +95,8 @@ def passes_for(target: Target, strict: bool = False, threads: int = 1, sites: Si
     and no product left out. `sites`: who chooses among several ways to compute a part (default: the heuristic, as inside loops)."""
     layouts, inside = _layout_passes(target, strict, threads, sites), (*default_passes(), *_layout_passes(target, strict, threads, None))
     bodies = pipeline.Pass("loop_bodies", lambda g: loop_bodies(g, lambda body: pipeline.run_inside(body, inside)))
-    return (pipeline.Pass("fold_thresholds", fold_thresholds), pipeline.Pass("choose_trees", lambda g: choose_trees(g, target)), *default_passes(sites), bodies, *layouts)
+    trees = pipeline.Pass("fold_thresholds", fold_thresholds), pipeline.Pass("choose_trees", lambda g: choose_trees(g, target))
+    return (*trees, *default_passes(sites), bodies, *layouts)
 
 
 def _layout_passes(target: Target, strict: bool, threads: int, sites: Sites | None) -> tuple[pipeline.Pass, ...]:
