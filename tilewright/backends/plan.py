@@ -16,6 +16,8 @@ from ..ir.types import DTYPES, TensorType
 SlotKind = Literal["input", "output", "weight", "arena"]
 ARENA_ALIGN = 64
 MOST_THREADS = 4096
+MOST_PIECES = 64  # of a thread's part of a call
+MOST_MEETINGS = 1 << 26  # in one call of a plan: their numbers are told apart by differences of 28 bits
 NamedType = tuple[str, TensorType]
 T = TypeVar("T")
 
@@ -41,6 +43,7 @@ class KernelCall:
     `trips`: iterations of the parallel loops; parts of [0, trips) may run on different threads.
     `team`: on how many at most; each has a workspace of its own, thread t's `workspace_step` * t bytes after the first's.
     `cuts`: where the parts of a whole team begin, the first one's left out; (), and for fewer threads: even parts.
+    `pieces`: of each part; what its thread has not begun, others may take over in pieces.
     `flops`, `bytes`: arithmetic operations, and bytes read and written at least, of one run (`compiler/work.py`); 0: not known.
     `reads`: positions of the calls whose results this one reads."""
 
@@ -55,6 +58,7 @@ class KernelCall:
     team: int = 1
     workspace_step: int = 0
     cuts: tuple[int, ...] = ()
+    pieces: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,8 @@ class Plan:
             raise PlanError("fills write zeros into the arena of a plan that is not by rows, and nothing else")
         if self.phases and (self.phases[0] != 0 or sorted(set(self.phases)) != list(self.phases) or self.phases[-1] >= len(self.calls)):
             raise PlanError(f"phases {self.phases} are no positions of {len(self.calls)} calls in order")
+        if self.meetings > MOST_MEETINGS:
+            raise PlanError(f"threads cannot meet {self.meetings} times in one call, at most {MOST_MEETINGS} times")
 
     def _check_calls(self, calls: Sequence[Call], times: Sequence[int], counts: Mapping[str, int]) -> None:
         """`counts`: how many there are of each kind of slot."""
@@ -199,6 +205,8 @@ class Plan:
             bounds = [0, *c.cuts, c.trips] if isinstance(c, KernelCall) else []
             if isinstance(c, KernelCall) and c.cuts and (len(c.cuts) != c.team - 1 or bounds != sorted(bounds)):
                 raise PlanError(f"{c.label or 'call'}: {c.trips} iterations are not cut for {c.team} threads by {list(c.cuts)}")
+            if isinstance(c, KernelCall) and not 1 <= c.pieces <= MOST_PIECES:
+                raise PlanError(f"{c.label or 'call'}: parts of {c.pieces} pieces are not possible")
             if any(not 0 <= r < k for r in c.reads):
                 raise PlanError(f"{c.label or 'call'}: reads the result of a call that does not come before it")
             if isinstance(c, KernelCall) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", c.symbol):
@@ -272,7 +280,7 @@ def _call_json(c: Call) -> dict[str, object]:
     if isinstance(c, KernelCall):
         return {"symbol": c.symbol, "args": args, "trips": c.trips, "workspace": _slot_json(c.workspace), "label": c.label,
                 "flops": c.flops, "bytes": c.bytes, "reads": list(c.reads), "team": c.team, "workspace_step": c.workspace_step,
-                "cuts": list(c.cuts)}
+                "cuts": list(c.cuts), "pieces": c.pieces}
     types = [type_json(t) if t else None for t in c.types]
     return {"op": c.op, "attrs": c.attrs, "args": args, "types": types, "n_inputs": c.n_inputs, "label": c.label,
             "reads": list(c.reads)}
@@ -316,7 +324,8 @@ def _call(data: object) -> Call:
         return KernelCall(_get(d, "symbol", str), args, _get(d, "trips", int), _slot(d["workspace"]) if d["workspace"] else None, label,
                           flops, size, reads, _get(d, "team", int) if "team" in d else 1,
                           _get(d, "workspace_step", int) if "workspace_step" in d else 0,
-                          _list(d, "cuts", lambda k: _get(k, "", int)) if "cuts" in d else ())
+                          _list(d, "cuts", lambda k: _get(k, "", int)) if "cuts" in d else (),
+                          _get(d, "pieces", int) if "pieces" in d else 1)
     types = _list(d, "types", lambda t: None if t is None else type_from_json(t))
     return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, types, _get(d, "n_inputs", int), label, reads)
 

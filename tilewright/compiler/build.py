@@ -46,7 +46,7 @@ from .plan_cache import WORTH_SECONDS, StoredPlan, load_plan, plan_key, preparat
 from .schedule.source import HEURISTIC, Choice, Decision, ScheduleSource, Wanted
 from .shares import shares
 from .sites import Site, Sites
-from .threads import Touch, phases, seconds, teams
+from .threads import Touch, phases, pieces, seconds, teams
 from .views import Storage, Views, plan_views
 from .work import Work, work
 
@@ -265,6 +265,7 @@ class Assembly:
         costs = [n.seconds if n else c for n, c in zip(self.native, costs, strict=True)]
         self.seconds = sum(costs)
         self.teams = teams(costs, self.trips, options.threads, [k.times for k in low.kernels])
+        self.pieces = [pieces(c, n, t) for c, n, t in zip(costs, self.trips, self.teams, strict=True)]
         spaces = [workspace_bytes(s) if s else n.workspace if n else 0 for s, n in zip(low.scheduled, self.native, strict=True)]
         self.spaces = [-(-n // ARENA_ALIGN) * ARENA_ALIGN for n in spaces]
         spaces = [n * t for n, t in zip(self.spaces, self.teams, strict=True)]
@@ -308,7 +309,7 @@ class Assembly:
         done = self.work[position]
         return KernelCall(self._symbol(s), tuple(args), self.trips[position], None if space is None else Slot("arena", 0, space), k.label,
                           done.flops, done.bytes, team=self.teams[position], workspace_step=self.spaces[position],
-                          cuts=shares(s, parallel_loops(s), self.teams[position]))
+                          cuts=shares(s, parallel_loops(s), self.teams[position]), pieces=self.pieces[position])
 
     def _fill(self, k: Kernel, s: Scheduled) -> KernelCall:
         assert k.program is not None and not workspace_bytes(s), "a border is filled by constants"
@@ -360,7 +361,8 @@ class Assembly:
         args = tuple(self._slot(r, Buffer("native", v.type.dtype, v.type.shape), None) for r, v in refs)
         space = self.arena.workspaces.get(position)
         return KernelCall(symbol, args, native.trips, None if space is None else Slot("arena", 0, space), k.label, 0,
-                          self.work[position].bytes, team=self.teams[position], workspace_step=self.spaces[position])
+                          self.work[position].bytes, team=self.teams[position], workspace_step=self.spaces[position],
+                          pieces=self.pieces[position])
 
     def _host(self, k: Kernel) -> HostCall:
         from ..ir.text import attrs_text

@@ -5,7 +5,8 @@
     softmax     thread 0      phase 2
     reshape     thread 0      phase 2     the same thread wrote its input: no meeting
 
-A call takes part of [0, trips) on each of its threads, contiguous and even by work (shares.py). A reduction is never divided, so results
+A call takes part of [0, trips) on each of its threads, contiguous and even by work (shares.py); a thread that is done takes over
+pieces of what others have not begun (backends/llvm/stealing.py). A reduction is never divided, so results
 are the same bits for every number of threads.
 """
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..backends.plan import Loop
+from ..backends.plan import MOST_PIECES, Loop
 from ..backends.target import Target
 from .work import Work
 
 CLOCK = 2.5e9            # Hz of a core under vector load
 BANDWIDTH = 20e9         # bytes/s of a core from memory and outer caches
 SHARE_SECONDS = 5e-6     # of work that a thread must have: waking and meeting cost about 0.5 µs, moved data more
+PIECE_SECONDS = 4e-6     # of work in a piece of a share: taking one costs about 0.05 µs
 PLAN_SECONDS = 50e-6     # of divided work in all; below, waking a sleeping worker (10 to 20 µs) costs more than it gains
 
 
@@ -46,6 +48,11 @@ def seconds(w: Work, target: Target, reduces: bool) -> float:
 def team(cost: float, trips: int, threads: int) -> int:
     """How many of `threads` threads take part in a call of `cost` seconds; 1: the first alone."""
     return max(1, min(threads, trips, int(cost / SHARE_SECONDS)))
+
+
+def pieces(cost: float, trips: int, team: int) -> int:
+    """Into how many pieces each share of a call of `cost` seconds is cut, which other threads may take over."""
+    return max(1, min(MOST_PIECES, trips // team, int(cost / team / PIECE_SECONDS)))
 
 
 def teams(costs: Sequence[float], trips: Sequence[int], threads: int, times: Sequence[int] = ()) -> tuple[int, ...]:

@@ -10,17 +10,17 @@
 
 For a plan with phases there is as well what one of several threads does in one of them:
 
-    void tw_share(ptr inputs, ptr outputs, ptr weights, ptr arena, ptr ctx, i64 phase, i64 me, i64 threads) {
+    void tw_share(ptr inputs, ptr outputs, ptr weights, ptr arena, ptr ctx, i64 phase, i64 me, i64 threads, ptr deal, i32 turn) {
       switch (phase) {
-        case 0: team = min(2, threads);                           // a call for two threads
-                if (me < team) matmul_0(…, arena + 4096 + me * step, 7 * me / team, 7 * (me + 1) / team, ctx);
+        case 0: team = min(2, threads);                           // a call for two threads: parts until none is left
+                if (me < team) for (round = 0; (part = tw_take(deal, turn + 1, round, me, team, 4, cuts, 7)).begin >= 0; round++)
+                  matmul_0(…, arena + 4096 + me * step, part.begin, part.end, ctx);
                 break;
-                // or from cuts[me] to cuts[me + 1], where the work is not even and the team is whole
         case 1: if (me == 0) softmax_1(…, 0, 1, ctx);             // a call for one
                 if (me == 0) reshape_2(…, 0, 1, ctx);
                 break; …
 
-A loop of the plan is one of the code; what it reads and writes moves on with every step. Where its calls are for several
+Which parts a thread takes, and when those of others, `stealing.py` says. A loop of the plan is one of the code; what it reads and writes moves on with every step. Where its calls are for several
 threads, each of its phases comes once in every step: the pool counts all of them, and `tw_phase` says which one of the plan
 a number stands for, and in which step.
 
@@ -39,12 +39,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..plan import Call, HostCall, KernelCall, Loop, Plan, Slot
+from .stealing import TAKE, emit_take, sequence
 
 ENTRY, SHARE, PHASE = "tw_run", "tw_share", "tw_phase"
 CTX_FIELDS = 4
 CTX_ERROR, CTX_HOST, CTX_POOL, CTX_ROWS = 0, 1, 2, 3
 TABLES = {"input": "inputs", "output": "outputs", "weight": "weights"}
 ARGS = "ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx"
+SHARE_ARGS = f"{ARGS}, i64 %phase, i64 %me, i64 %threads, ptr %deal, i32 %turn"
 
 
 def emit_entry(plan: Plan, symbol: str = ENTRY, fill: bool = False) -> str:
@@ -63,7 +65,7 @@ def emit_entry(plan: Plan, symbol: str = ENTRY, fill: bool = False) -> str:
         share = Calls(plan)
         body = _share(plan, share)
         lines += ["", *(f"{t} = internal constant [{len(n)} x i64] [{', '.join(f'i64 {x}' for x in n)}]" for n, t in share.tables.items()),
-                  f"define internal void @{SHARE}({ARGS}, i64 %phase, i64 %me, i64 %threads) nounwind {{", *body, "}"]
+                  emit_take(), f"define internal void @{SHARE}({SHARE_ARGS}) nounwind {{", *body, "}"]
     lines += ["", f"define i32 @{_quoted(symbol)}({ARGS}) nounwind {{", *_run(plan, fill)]
     return "\n".join([*lines, "}", ""])
 
@@ -132,6 +134,7 @@ def _share(plan: Plan, code: Calls) -> list[str]:
     number = 0
     for k, (first, last) in enumerate(zip(plan.phases, (*plan.phases[1:], len(plan.calls)), strict=True)):
         code.lines.append(f"phase{k}:")
+        index = 0
         code.step = "%step" if any(x.first <= first < x.last for x in divided) else "0"
         for loop, calls in ([(None, (c,)) for c in plan.calls[first:last]] if code.step != "0" else _pieces(plan, first, last)):
             team = max(c.team if isinstance(c, KernelCall) else 1 for c in calls)
@@ -139,8 +142,11 @@ def _share(plan: Plan, code: Calls) -> list[str]:
             takes_part = code.define("icmp ult i64 %me, {}", size)
             code.lines += [f"  br i1 {takes_part}, label %do{number}, label %done{number}", f"do{number}:"]
             code.names.clear()  # an address computed there is not known after it
-            if loop is None:
-                code.call(calls[0], size if team > 1 else "")
+            if loop is None and team > 1:
+                code.divided(calls[0], size, index)
+                index += 1
+            elif loop is None:
+                code.call(calls[0])
             else:
                 code.loop(loop, calls)
             code.lines += [f"  br label %done{number}", f"done{number}:"]
@@ -178,33 +184,42 @@ class Calls:
                        f"  br i1 %more{n}, label %loop{n}, label %left{n}", f"left{n}:"]
         self.names, self.step = known, outside
 
-    def call(self, c: Call, team: str = "") -> None:
-        """One call; with `team`, which is its size, only the share of thread %me."""
+    def call(self, c: Call) -> None:
+        """One call, all of it."""
         args = [f"ptr {self.pointer(s)}" for s in c.args]
         if isinstance(c, HostCall):
             self._host_call(self.host[id(c)], args)
-            return
-        space = self.pointer(c.workspace) if c.workspace else "null"
-        begin, end = "0", f"{c.trips}"
-        if team:
-            if c.workspace:
-                space = self.define("getelementptr i8, ptr {}, i64 {}", space, self.define("mul i64 %me, {}", c.workspace_step))
-            begin, end = self._bound(c, "%me", team), self._bound(c, self.define("add i64 %me, 1"), team)
-            if c.cuts:
-                whole = self.define("icmp eq i64 {}, {}", team, c.team)
-                begin, end = (self.define("select i1 {}, i64 {}, i64 {}", whole, self._cut(c, k), v) for k, v in enumerate((begin, end)))
-        args += [f"ptr {space}", f"i64 {begin}", f"i64 {end}", "ptr %ctx"]
-        self.lines.append(f"  call void @{_quoted(c.symbol)}({', '.join(args)})")
+        else:
+            self._kernel(c, args, self.pointer(c.workspace) if c.workspace else "null", "0", f"{c.trips}")
 
-    def _bound(self, c: KernelCall, thread: str, team: str) -> str:
-        """Where the share of a thread begins."""
-        return self.define("udiv i64 {}, {}", self.define("mul i64 {}, {}", thread, c.trips), team)
+    def divided(self, c: Call, team: str, index: int) -> None:
+        """The parts of a call that thread %me of `team` takes, until none is left; it is the phase's `index`-th such call."""
+        assert isinstance(c, KernelCall)
+        args = [f"ptr {self.pointer(s)}" for s in c.args]
+        space = "null"
+        if c.workspace:
+            space = self.define("getelementptr i8, ptr {}, i64 {}", self.pointer(c.workspace), self.define("mul i64 %me, {}", c.workspace_step))
+        cuts = "null"
+        if c.cuts:
+            table = self.tables.setdefault((0, *c.cuts, c.trips), f"@tw_cuts{len(self.tables)}")
+            cuts = self.define("select i1 {}, ptr {}, ptr null", self.define("icmp eq i64 {}, {}", team, c.team), table)
+        number = sequence("%turn", index)
+        deal, seq = ("%deal", self.define(number)) if number else ("null", "0")
+        n = self.count
+        self.count += 1
+        self.lines += [f"  br label %enter{n}", f"enter{n}:", f"  br label %take{n}", f"take{n}:",
+                       f"  %round{n} = phi i64 [ 0, %enter{n} ], [ %more{n}, %run{n} ]"]
+        part = self.define(f"call {{{{ i64, i64 }}}} @{TAKE}(ptr {deal}, i32 {seq}, i64 %round{n}, i64 %me, i64 {team}, i64 {c.pieces}, "
+                           f"ptr {cuts}, i64 {c.trips})")
+        begin, end = (self.define("extractvalue {{ i64, i64 }} {}, {}", part, k) for k in (0, 1))
+        some = self.define("icmp sge i64 {}, 0", begin)
+        self.lines += [f"  br i1 {some}, label %run{n}, label %taken{n}", f"run{n}:"]
+        self._kernel(c, args, space, begin, end)
+        self.lines += [f"  %more{n} = add i64 %round{n}, 1", f"  br label %take{n}", f"taken{n}:"]
 
-    def _cut(self, c: KernelCall, after: int) -> str:
-        """Where the part of the thread `after` this one begins, in a whole team."""
-        table = self.tables.setdefault((0, *c.cuts, c.trips), f"@tw_cuts{len(self.tables)}")
-        at = self.define("getelementptr i64, ptr {}, i64 {}", table, self.define("add i64 %me, {}", after))
-        return self.define("load i64, ptr {}", at)
+    def _kernel(self, c: KernelCall, args: Sequence[str], space: str, begin: str, end: str) -> None:
+        passed = ", ".join([*args, f"ptr {space}", f"i64 {begin}", f"i64 {end}", "ptr %ctx"])
+        self.lines.append(f"  call void @{_quoted(c.symbol)}({passed})")
 
     def define(self, text: str, *args: object) -> str:
         """The name of a new value."""

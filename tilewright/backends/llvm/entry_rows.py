@@ -10,14 +10,15 @@
       if (end - at >= turn) { scratch inputs = the rows left and zeros; tw_block(…); the rows left = scratch outputs; }
       else for (; at < end; at++) tw_row(inputs + at, outputs + at, …);
     }
-    void tw_share(…, i64 phase, i64 me, i64 threads);          // whole blocks for thread `me`, in an arena of its own
+    void tw_share(…, i64 phase, i64 me, i64 threads, …);       // whole blocks for thread `me`, in an arena of its own, part by part
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..plan import ByRows, Call, NamedType, Plan
-from .entry import ARGS, CTX_POOL, CTX_ROWS, PHASE, SHARE, Calls
+from ..plan import MOST_PIECES, ByRows, Call, NamedType, Plan
+from .entry import ARGS, CTX_POOL, CTX_ROWS, PHASE, SHARE, SHARE_ARGS, Calls
+from .stealing import TAKE, emit_take, sequence
 
 _PASSED = "ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx"
 
@@ -85,17 +86,21 @@ def _span(plan: Plan, r: ByRows) -> list[str]:
 def _share(r: ByRows) -> list[str]:
     if r.team == 1:
         return []
-    lines = ["", f"define internal void @{SHARE}({ARGS}, i64 %phase, i64 %me, i64 %threads) nounwind {{",
+    lines = ["", f"define internal void @{SHARE}({SHARE_ARGS}) nounwind {{", "enter:",
              f"  %team = call i64 @llvm.umin.i64(i64 %threads, i64 {r.team})", "  %takes_part = icmp ult i64 %me, %team",
              "  br i1 %takes_part, label %go, label %end", "go:", *_rows(), f"  %up = add i64 %rows, {r.block - 1}",
-             f"  %blocks = udiv i64 %up, {r.block}", "  %after = add i64 %me, 1"]
-    for name, who in (("begin", "%me"), ("stop", "%after")):
-        lines += [f"  %{name}0 = mul i64 {who}, %blocks", f"  %{name}1 = udiv i64 %{name}0, %team",
-                  f"  %{name}2 = mul i64 %{name}1, {r.block}", f"  %{name} = call i64 @llvm.umin.i64(i64 %{name}2, i64 %rows)"]
+             f"  %blocks = udiv i64 %up, {r.block}", f"  %offset = mul i64 %me, {r.arena_step}",
+             "  %own = getelementptr i8, ptr %arena, i64 %offset", f"  %seq = {sequence('%turn', 0)}", "  br label %take", "take:",
+             "  %round = phi i64 [ 0, %go ], [ %more, %run ]",
+             f"  %part = call {{ i64, i64 }} @{TAKE}(ptr %deal, i32 %seq, i64 %round, i64 %me, i64 %team, i64 {MOST_PIECES}, ptr null, i64 %blocks)"]
+    for k, name in enumerate(("begin", "stop")):
+        lines += [f"  %{name}0 = extractvalue {{ i64, i64 }} %part, {k}", f"  %{name}1 = mul i64 %{name}0, {r.block}",
+                  f"  %{name} = call i64 @llvm.umin.i64(i64 %{name}1, i64 %rows)"]
     own = _PASSED.replace("%arena", "%own")
     phase = ["", f"define internal {{ i64, i64 }} @{PHASE}(i64 %number) nounwind {{", "  ret { i64, i64 } zeroinitializer", "}"]
-    return [*phase, *lines, f"  %offset = mul i64 %me, {r.arena_step}", "  %own = getelementptr i8, ptr %arena, i64 %offset",
-            f"  call void @tw_span({own}, i64 %begin, i64 %stop)", "  br label %end", "end:", "  ret void", "}"]
+    return [*phase, emit_take(), *lines, "  %some = icmp sge i64 %begin0, 0", "  br i1 %some, label %run, label %end", "run:",
+            f"  call void @tw_span({own}, i64 %begin, i64 %stop)", "  %more = add i64 %round, 1", "  br label %take",
+            "end:", "  ret void", "}"]
 
 
 def _rows() -> list[str]:

@@ -11,7 +11,7 @@
         pool->parallel_for(pool->context, min(m_widths[pool->phase], pool->threads), m_task, pool);
       return 1;
     }
-    void m_task(pool, i) { pool->share(pool->inputs, …, pool->ctx, pool->phase, i, pool->threads); }
+    void m_task(pool, i) { pool->share(pool->inputs, …, pool->ctx, pool->phase, i, pool->threads, NULL, 0); }     // fixed shares
 
 A phase ends when `parallel_for` returns, so its tasks may run one after the other: any pool will do.
 """
@@ -46,7 +46,7 @@ def parallel_functions(plan: Plan, prefix: str) -> str:
 define internal void @{prefix}_task(ptr %pool, i32 %i) nounwind {{
 {loads}
   %me = zext i32 %i to i64
-  call void %share({tables}, i64 %phase, i64 %me, i64 %threads)
+  call void %share({tables}, i64 %phase, i64 %me, i64 %threads, ptr null, i32 0)
   ret void
 }}
 

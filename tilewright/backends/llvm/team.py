@@ -13,7 +13,8 @@
         if (P->roomy && S->cpu == sched_getcpu()) leave it to the caller, who set S->cpu: forbid it for a moment
         walk(P, me); }
     walk(P, me):                                                                 // one wake for the whole plan
-      for p in phases: share(inputs, outputs, weights, arena, ctx, p, me, P->threads);  k = S->base + p + 1
+      S->deal[me] = S->base * DEAL_CALLS << 32, unless it is ahead of that     // nothing left of any call before this job
+      for p in phases: share(…, ctx, p, me, P->threads, S->deal, (S->base + p) * DEAL_CALLS);  k = S->base + p + 1
         signal(&S->arrived[me], k, &S->sleepers)
         if (p is not the last, or me == 0) for t in threads: wait(&S->arrived[t], k, &S->sleepers)   // spins PATIENCE times longer
     signal(word, v, sleepers): *word = v; if (*sleepers) futex_wake(word)        // both sequentially consistent, as are
@@ -25,7 +26,8 @@
 Numbers of phases and jobs wrap around, so they are compared by their difference. Every thread has a line of its own for
 `arrived`: passing a barrier costs one store and a read of each other line (after J. Mellor-Crummey and M. Scott, "Algorithms
 for scalable synchronization on shared-memory multiprocessors", 1991). The state lies in pages that the kernel clears in a
-forked child (MADV_WIPEONFORK), where the workers do not exist: there it says "not started" again.
+forked child (MADV_WIPEONFORK), where the workers do not exist: there it says "not started" again. `deal` is what `stealing.py` works
+on: one word of each thread, in its part.
 """
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ _JOB_FIELDS = ("share", "phases", "inputs", "outputs", "weights", "arena", "ctx"
 _BASE, _STOP = _JOB + 8 * len(_JOB_FIELDS), _JOB + 8 * len(_JOB_FIELDS) + 4
 _IDS, _CREATED = _STARTED + 4, _STARTED + 8
 _CPU = _JOB + 64  # where the caller runs
-_HANDLE = 64  # of the thread, in its part
+_HANDLE, _DEAL = 64, 72  # in each thread's part, where `arrived` comes first
+DEAL_CALLS = 16  # numbers that a phase has for its calls, the first of which is none's
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _WAIT, _WAKE = 128, 129  # FUTEX_WAIT and FUTEX_WAKE, private
 _PAUSE = {"x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),  # what tells the core to wait a little
@@ -151,10 +154,28 @@ entry:
   %my_offset = mul i64 %me, {THREAD_BYTES}
   %mine = getelementptr i8, ptr %parts, i64 %my_offset
   %leader = icmp eq i64 %me, 0
+{_at("deal", "parts", _DEAL)}
+  %own_deal = getelementptr i8, ptr %deal, i64 %my_offset
+  %turn0 = mul i32 %base, {DEAL_CALLS}
+  %first_word = load atomic i64, ptr %own_deal acquire, align 8
+  %first_high = lshr i64 %first_word, 32
+  %first_seq = trunc i64 %first_high to i32
+  %first_ahead = sub i32 %first_seq, %turn0
+  %outdated = icmp slt i32 %first_ahead, 0
+  br i1 %outdated, label %renew, label %begin
+renew:
+  %turn_wide = zext i32 %turn0 to i64
+  %new_word = shl i64 %turn_wide, 32
+  %renewed = cmpxchg ptr %own_deal, i64 %first_word, i64 %new_word acq_rel acquire, align 8
+  br label %begin
+begin:
   br label %phase
 phase:
-  %p = phi i64 [ 0, %entry ], [ %next, %passed ]
-  call void %share(ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx, i64 %p, i64 %me, i64 %threads)
+  %p = phi i64 [ 0, %begin ], [ %next, %passed ]
+  %phase32 = trunc i64 %p to i32
+  %number = add i32 %base, %phase32
+  %turn = mul i32 %number, {DEAL_CALLS}
+  call void %share(ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx, i64 %p, i64 %me, i64 %threads, ptr %deal, i32 %turn)
   %next = add i64 %p, 1
   %count = trunc i64 %next to i32
   %k = add i32 %base, %count
