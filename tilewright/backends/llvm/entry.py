@@ -20,9 +20,9 @@ For a plan with phases there is as well what one of several threads does in one 
                 if (me == 0) reshape_2(…, 0, 1, ctx);
                 break; …
 
-Which parts a thread takes, and when those of others, `stealing.py` says. A loop of the plan is one of the code; what it reads and writes moves on with every step. Where its calls are for several
-threads, each of its phases comes once in every step: the pool counts all of them, and `tw_phase` says which one of the plan
-a number stands for, and in which step.
+Which parts a thread takes, and when those of others, `stealing.py` says. A loop of the plan is one of the code; what it reads
+and writes moves on with every step. Where its calls are for several threads, each of its phases comes once in every step: the
+pool counts all of them, and `tw_phase` says which one of the plan a number stands for, and in which step.
 
 The context (`CTX_FIELDS`), 8 bytes a field, one for each call in flight:
 
@@ -198,7 +198,8 @@ class Calls:
         args = [f"ptr {self.pointer(s)}" for s in c.args]
         space = "null"
         if c.workspace:
-            space = self.define("getelementptr i8, ptr {}, i64 {}", self.pointer(c.workspace), self.define("mul i64 %me, {}", c.workspace_step))
+            own = self.define("mul i64 %me, {}", c.workspace_step)
+            space = self.define("getelementptr i8, ptr {}, i64 {}", self.pointer(c.workspace), own)
         cuts = "null"
         if c.cuts:
             table = self.tables.setdefault((0, *c.cuts, c.trips), f"@tw_cuts{len(self.tables)}")

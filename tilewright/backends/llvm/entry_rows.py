@@ -92,7 +92,8 @@ def _share(r: ByRows) -> list[str]:
              f"  %blocks = udiv i64 %up, {r.block}", f"  %offset = mul i64 %me, {r.arena_step}",
              "  %own = getelementptr i8, ptr %arena, i64 %offset", f"  %seq = {sequence('%turn', 0)}", "  br label %take", "take:",
              "  %round = phi i64 [ 0, %go ], [ %more, %run ]",
-             f"  %part = call {{ i64, i64 }} @{TAKE}(ptr %deal, i32 %seq, i64 %round, i64 %me, i64 %team, i64 {MOST_PIECES}, ptr null, i64 %blocks)"]
+             f"  %part = call {{ i64, i64 }} @{TAKE}(ptr %deal, i32 %seq, i64 %round, i64 %me, i64 %team, i64 {MOST_PIECES}, ptr null, "
+             "i64 %blocks)"]
     for k, name in enumerate(("begin", "stop")):
         lines += [f"  %{name}0 = extractvalue {{ i64, i64 }} %part, {k}", f"  %{name}1 = mul i64 %{name}0, {r.block}",
                   f"  %{name} = call i64 @llvm.umin.i64(i64 %{name}1, i64 %rows)"]

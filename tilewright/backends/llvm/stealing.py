@@ -33,8 +33,9 @@ def sequence(turn: str, index: int) -> str | None:
 
 def emit_take() -> str:
     """LLVM IR text of `tw_take`."""
+    arguments = "ptr %deal, i32 %seq, i64 %round, i64 %me, i64 %team, i64 %pieces, ptr %cuts, i64 %trips"
     return f"""
-define internal {{ i64, i64 }} @{TAKE}(ptr %deal, i32 %seq, i64 %round, i64 %me, i64 %team, i64 %pieces, ptr %cuts, i64 %trips) noinline nounwind {{
+define internal {{ i64, i64 }} @{TAKE}({arguments}) noinline nounwind {{
 entry:
   %high = zext i32 %seq to i64
   %tag = shl i64 %high, 32
