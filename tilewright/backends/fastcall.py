@@ -21,7 +21,7 @@ from ..errors import InputError, TargetError
 from .cache import ObjectCache
 from .llvm import pycall
 from .llvm.jit import Job, Library, build, load
-from .plan import HostCall, Plan
+from .plan import Plan
 from .target import Target
 
 OUT_OF_RANGE = ("an index computed from the inputs' values is out of range for the tensor it selects from (of a table: a category that an "
@@ -130,8 +130,8 @@ def block(plan: Plan, run: int, weights: Record, frame: Record, owned: Sequence[
 
 
 def estimated_ns(plan: Plan) -> float:
-    """A guess, on the long side, at what one run takes. Calls of unknown size and host functions are taken for long ones."""
-    return sum(n * (_LONG_NS if isinstance(c, HostCall) or not c.bytes else 20 + max(c.flops / 10, c.bytes / 8))
+    """A guess, on the long side, at what one run takes. Calls whose time does not follow from their sizes are taken for long ones."""
+    return sum(n * (_LONG_NS if not c.bytes else 20 + max(c.flops / 10, c.bytes / 8))
                for c, n in zip(plan.calls, plan.times, strict=True))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ..ir.graph import Graph
 from . import fastcall
 from .fastcall import OUT_OF_RANGE, Record
 from .llvm.elf import Image, combine
-from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_HOST, CTX_POOL, CTX_ROWS, ENTRY
+from .llvm.entry import CTX_ERROR, CTX_FIELDS, CTX_POOL, CTX_ROWS, ENTRY
 from .llvm.jit import Library, load_image, require_host
 from .llvm.pycall import Block, Frame
 from .memory import address, aligned, out_of_memory
@@ -26,26 +26,6 @@ if TYPE_CHECKING:
     from .profile import Profile
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 5)
-
-
-class HostFunction(Protocol):
-    """A function for a HostCall, called with one pointer for each argument. `address` is valid as long as the object."""
-
-    @property
-    def address(self) -> int: ...
-
-
-def host_functions(plan: Plan) -> list[HostFunction]:
-    """The functions of the plan's HostCalls, compiled by numba, which is needed for such plans alone."""
-    if not plan.host_calls:
-        return []
-    from ..ir.text import parse_attrs
-    from .host_kernels import compile_host_kernel
-    out: list[HostFunction] = []
-    for c in plan.host_calls:
-        results = [t for t in c.types[c.n_inputs:] if t is not None]
-        out.append(compile_host_kernel(c.op, parse_attrs(c.op, c.attrs), c.types[:c.n_inputs], results))
-    return out
 
 
 NO_WEIGHTS = Preparation(Graph("prepare", (), (), ()), {})
@@ -68,12 +48,12 @@ class _Frame:
 
     __slots__ = ("arena", "arena_at", "ctx", "ctx_at", "inputs", "inputs_at", "outputs", "outputs_at", "record")
 
-    def __init__(self, plan: Plan, host: int, pool: int) -> None:
+    def __init__(self, plan: Plan, pool: int) -> None:
         self.arena = aligned(plan.arena_bytes)
         self.inputs = (ctypes.c_void_p * max(1, len(plan.inputs)))()
         self.outputs = (ctypes.c_void_p * max(1, len(plan.outputs)))()
         self.ctx = (ctypes.c_int64 * CTX_FIELDS)()
-        self.ctx[CTX_HOST], self.ctx[CTX_POOL] = host, pool
+        self.ctx[CTX_POOL] = pool
         self.arena_at = address(self.arena)
         self.inputs_at, self.outputs_at, self.ctx_at = map(ctypes.addressof, (self.inputs, self.outputs, self.ctx))
         self.record = Record(1, self.inputs_at, self.outputs_at, self.arena_at, self.ctx_at)
@@ -92,23 +72,18 @@ class Instance:
 
     def __init__(self, plan: Plan, code: Sequence[bytes] | Image, target: Target, preparation: Preparation = NO_WEIGHTS,
                  notes: Sequence[str] = (), ir: Callable[[], Sequence[str]] | None = None,
-                 host: Sequence[HostFunction] | None = None, threads: int | None = None) -> None:
+                 threads: int | None = None) -> None:
         """`code`: relocatable objects of the kernels and the entry point, or an Image of them. `notes`: lines for
-        `explain`. `ir`: the kernels' IR texts, for export. `host`: one function for each HostCall of the plan (default:
-        those of `host_kernels`). `threads`: at most so many take part (default: as many as the plan has work for). Code
-        for another kind of machine can be exported and saved; `run` raises TargetError."""
+        `explain`. `ir`: the kernels' IR texts, for export. `threads`: at most so many take part (default: as many as the plan
+        has work for). Code for another kind of machine can be exported and saved; `run` raises TargetError."""
         self.plan, self.target, self.notes, self.ir = plan, target, tuple(notes), ir
         self.image = code if isinstance(code, Image) else combine(code)
         self._run: Callable[[int, int, int, int, int], int] = _refusal(target)
-        self._host: tuple[HostFunction, ...] = ()
         self._library: Library | None = None
         if runs_here(target):
-            self._host = tuple(host_functions(plan) if host is None else host)
-            assert len(self._host) == len(plan.host_calls), "one host function for each HostCall"
             self._library = load_image(self.image, [ENTRY])
             self._run = _RUN(self._library.address(ENTRY))
         self._pool = pool(min(plan.threads, threads or plan.threads)) if self._library is not None else 0
-        self._table = (ctypes.c_void_p * max(1, len(self._host)))(*(h.address for h in self._host))
         self.preparation, prepared = preparation.evaluate()
         self._weights = _Weights(prepared)
         assert [(a.shape, a.dtype) for a in self._weights.arrays] == [(t.shape, t.dtype.numpy) for _, t in plan.weights], "prepared weights"
@@ -116,14 +91,9 @@ class Instance:
         self._out_types = tuple((t.shape, t.dtype.numpy) for _, t in plan.outputs)
         self._frames: list[_Frame] = []  # list.append and list.pop are atomic
         self._native = fastcall.code() if self._library is not None else None
-        self._frame = _Frame(plan, ctypes.addressof(self._table), self._pool) if self._native else None  # native calls take this one alone
+        self._frame = _Frame(plan, self._pool) if self._native else None  # native calls take this one alone
         self.block = self._make_block()
         self.profiled: Profile | None = None  # the last profile, for `explain`
-
-    @property
-    def host_functions(self) -> tuple[HostFunction, ...]:
-        """The functions of the plan's HostCalls, in their order; none where the code is for another kind of machine."""
-        return self._host
 
     @property
     def weight_arrays(self) -> list[np.ndarray]:
@@ -163,7 +133,7 @@ class Instance:
         """What native calls need to know; None where they are not possible."""
         if self._library is None or self._frame is None:
             return None
-        owned = self._library, self._host, self._table, self._frame
+        owned = self._library, self._frame
         return fastcall.block(self.plan, self._library.address(ENTRY), self._weights.record, self._frame.record, owned)
 
     def _take(self) -> _Frame:
@@ -173,7 +143,7 @@ class Instance:
         try:
             return self._frames.pop()
         except IndexError:
-            return _Frame(self.plan, ctypes.addressof(self._table), self._pool)
+            return _Frame(self.plan, self._pool)
 
     def _give(self, frame: _Frame) -> None:
         if frame is self._frame:

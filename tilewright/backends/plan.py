@@ -62,31 +62,6 @@ class KernelCall:
 
 
 @dataclass(frozen=True, slots=True)
-class HostCall:
-    """An irregular op, run by a function outside of the compiled code (`host_kernels.py`): table[k](args…), one pointer an
-    argument, where k is this call's position among the plan's HostCalls; it returns 0, or 1 for an index out of range.
-
-    attrs: as `ir.text.attrs_text` writes them. types: of the op's inputs (None: absent, then it has no argument), then of
-    its outputs. n_inputs: how many of them are inputs. reads: positions of the calls whose results this one reads."""
-
-    op: str
-    attrs: str
-    args: tuple[Slot, ...]
-    types: tuple[TensorType | None, ...]
-    n_inputs: int
-    label: str = ""
-    reads: tuple[int, ...] = ()
-
-    @property
-    def bytes(self) -> int:
-        """Of its inputs and outputs."""
-        return sum(t.bytes for t in self.types if t is not None)
-
-
-Call = KernelCall | HostCall
-
-
-@dataclass(frozen=True, slots=True)
 class ByRows:
     """A plan whose inputs and outputs have any number of rows, their first dimension, and treat each row alone. Its `calls`
     are for blocks of `block` rows, which is what its types say; `calls` here are for one row. What is left behind the last
@@ -95,7 +70,7 @@ class ByRows:
     release: from so many rows on a call is long enough to let other threads have the interpreter."""
 
     block: int
-    calls: tuple[Call, ...]
+    calls: tuple[KernelCall, ...]
     turn: int
     team: int
     arena_step: int
@@ -126,14 +101,14 @@ class Plan:
     outputs: tuple[NamedType, ...]
     weights: tuple[NamedType, ...] = ()
     arena_bytes: int = 0
-    calls: tuple[Call, ...] = ()
+    calls: tuple[KernelCall, ...] = ()
     phases: tuple[int, ...] = ()
     loops: tuple[Loop, ...] = ()
     by_rows: ByRows | None = None
     fills: tuple[KernelCall, ...] = ()
 
     @property
-    def every_call(self) -> tuple[Call, ...]:
+    def every_call(self) -> tuple[KernelCall, ...]:
         """Those for one row and fills included."""
         return (*self.calls, *(self.by_rows.calls if self.by_rows else ()), *self.fills)
 
@@ -147,7 +122,7 @@ class Plan:
 
     def divided(self, loop: Loop) -> bool:
         """Whether several threads take part in the loop's steps."""
-        return bool(self.phases) and any(c.team > 1 for c in self.calls[loop.first:loop.last] if isinstance(c, KernelCall))
+        return bool(self.phases) and any(c.team > 1 for c in self.calls[loop.first:loop.last])
 
     @property
     def meetings(self) -> int:
@@ -160,17 +135,12 @@ class Plan:
         """How many threads can take part, the caller's included."""
         if self.by_rows:
             return self.by_rows.team
-        return max((c.team for c in self.calls if isinstance(c, KernelCall)), default=1) if self.phases else 1
-
-    @property
-    def host_calls(self) -> tuple[HostCall, ...]:
-        """In the order of the table of host functions."""
-        return tuple(c for c in self.every_call if isinstance(c, HostCall))
+        return max((c.team for c in self.calls), default=1) if self.phases else 1
 
     @property
     def symbols(self) -> tuple[str, ...]:
         """The kernels' names, each once, in order of first use."""
-        return tuple(dict.fromkeys(c.symbol for c in self.every_call if isinstance(c, KernelCall)))
+        return tuple(dict.fromkeys(c.symbol for c in self.every_call))
 
     def check(self) -> None:
         """Raises PlanError where a slot points at nothing; everything that comes from a file passes here."""
@@ -189,27 +159,26 @@ class Plan:
         if self.meetings > MOST_MEETINGS:
             raise PlanError(f"threads cannot meet {self.meetings} times in one call, at most {MOST_MEETINGS} times")
 
-    def _check_calls(self, calls: Sequence[Call], times: Sequence[int], counts: Mapping[str, int]) -> None:
+    def _check_calls(self, calls: Sequence[KernelCall], times: Sequence[int], counts: Mapping[str, int]) -> None:
         """`counts`: how many there are of each kind of slot."""
         for k, c in enumerate(calls):
-            extra = (c.workspace,) if isinstance(c, KernelCall) and c.workspace else ()
-            for s in (*c.args, *extra):
+            for s in (*c.args, *((c.workspace,) if c.workspace else ())):
                 if not 0 <= s.index < counts.get(s.kind, 0) or s.offset < 0:
                     raise PlanError(f"{c.label or 'call'}: {s} lies outside of the plan")
                 last = s.offset + s.step * (times[k] - 1)
                 if last < 0 or s.kind == "arena" and max(s.offset, last) > self.arena_bytes:
                     raise PlanError(f"{c.label or 'call'}: {s} lies outside of the arena of {self.arena_bytes} bytes")
-            if isinstance(c, KernelCall) and (not 1 <= c.team <= MOST_THREADS or c.workspace_step < 0 or (
-                    c.workspace is not None and c.workspace.offset + (c.team - 1) * c.workspace_step > self.arena_bytes)):
+            if not 1 <= c.team <= MOST_THREADS or c.workspace_step < 0 or (
+                    c.workspace is not None and c.workspace.offset + (c.team - 1) * c.workspace_step > self.arena_bytes):
                 raise PlanError(f"{c.label or 'call'}: a team of {c.team} threads with {c.workspace_step} bytes each is not possible")
-            bounds = [0, *c.cuts, c.trips] if isinstance(c, KernelCall) else []
-            if isinstance(c, KernelCall) and c.cuts and (len(c.cuts) != c.team - 1 or bounds != sorted(bounds)):
+            bounds = [0, *c.cuts, c.trips]
+            if c.cuts and (len(c.cuts) != c.team - 1 or bounds != sorted(bounds)):
                 raise PlanError(f"{c.label or 'call'}: {c.trips} iterations are not cut for {c.team} threads by {list(c.cuts)}")
-            if isinstance(c, KernelCall) and not 1 <= c.pieces <= MOST_PIECES:
+            if not 1 <= c.pieces <= MOST_PIECES:
                 raise PlanError(f"{c.label or 'call'}: parts of {c.pieces} pieces are not possible")
             if any(not 0 <= r < k for r in c.reads):
                 raise PlanError(f"{c.label or 'call'}: reads the result of a call that does not come before it")
-            if isinstance(c, KernelCall) and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", c.symbol):
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", c.symbol):
                 raise PlanError(f"{c.symbol!r} is no symbol")
 
     def _check_loops(self) -> None:
@@ -275,15 +244,10 @@ def _slot_json(s: Slot | None) -> list[object] | None:
     return None if s is None else [s.kind, s.index, s.offset, *([s.step] if s.step else [])]
 
 
-def _call_json(c: Call) -> dict[str, object]:
-    args = [_slot_json(s) for s in c.args]
-    if isinstance(c, KernelCall):
-        return {"symbol": c.symbol, "args": args, "trips": c.trips, "workspace": _slot_json(c.workspace), "label": c.label,
-                "flops": c.flops, "bytes": c.bytes, "reads": list(c.reads), "team": c.team, "workspace_step": c.workspace_step,
-                "cuts": list(c.cuts), "pieces": c.pieces}
-    types = [type_json(t) if t else None for t in c.types]
-    return {"op": c.op, "attrs": c.attrs, "args": args, "types": types, "n_inputs": c.n_inputs, "label": c.label,
-            "reads": list(c.reads)}
+def _call_json(c: KernelCall) -> dict[str, object]:
+    return {"symbol": c.symbol, "args": [_slot_json(s) for s in c.args], "trips": c.trips, "workspace": _slot_json(c.workspace),
+            "label": c.label, "flops": c.flops, "bytes": c.bytes, "reads": list(c.reads), "team": c.team,
+            "workspace_step": c.workspace_step, "cuts": list(c.cuts), "pieces": c.pieces}
 
 
 def _get(data: object, key: str, kind: type[T]) -> T:
@@ -315,26 +279,14 @@ def _loop(data: object) -> Loop:
     return Loop(first, last, trips)
 
 
-def _call(data: object) -> Call:
+def _call(data: object) -> KernelCall:
     d = _get(data, "", dict)
-    args, label = _list(d, "args", _slot), _get(d, "label", str)
-    reads = _list(d, "reads", lambda k: _get(k, "", int)) if "reads" in d else ()
-    if "symbol" in d:
-        flops, size = (_get(d, k, int) if k in d else 0 for k in ("flops", "bytes"))
-        return KernelCall(_get(d, "symbol", str), args, _get(d, "trips", int), _slot(d["workspace"]) if d["workspace"] else None, label,
-                          flops, size, reads, _get(d, "team", int) if "team" in d else 1,
-                          _get(d, "workspace_step", int) if "workspace_step" in d else 0,
-                          _list(d, "cuts", lambda k: _get(k, "", int)) if "cuts" in d else (),
-                          _get(d, "pieces", int) if "pieces" in d else 1)
-    types = _list(d, "types", lambda t: None if t is None else type_from_json(t))
-    return HostCall(_get(d, "op", str), _get(d, "attrs", str), args, types, _get(d, "n_inputs", int), label, reads)
-
-
-def _fill(data: object) -> KernelCall:
-    c = _call(data)
-    if not isinstance(c, KernelCall):
-        raise ValueError(f"{c.op} is no kernel that fills")
-    return c
+    flops, size, team, step, pieces = (_get(d, k, int) if k in d else default for k, default in (
+        ("flops", 0), ("bytes", 0), ("team", 1), ("workspace_step", 0), ("pieces", 1)))
+    reads, cuts = (_list(d, k, lambda n: _get(n, "", int)) if k in d else () for k in ("reads", "cuts"))
+    space = _slot(d["workspace"]) if d["workspace"] else None
+    return KernelCall(_get(d, "symbol", str), _list(d, "args", _slot), _get(d, "trips", int), space, _get(d, "label", str), flops, size,
+                      reads, team, step, cuts, pieces)
 
 
 def _plan(d: dict[str, object]) -> Plan:
@@ -343,4 +295,4 @@ def _plan(d: dict[str, object]) -> Plan:
                 _list(d, "calls", _call), _list(d, "phases", lambda k: _get(k, "", int)) if "phases" in d else (),
                 _list(d, "loops", _loop) if "loops" in d else (),
                 None if rows is None else ByRows(calls=_list(rows, "calls", _call), **{k: _get(rows, k, int) for k in _ROWS_FIELDS}),
-                _list(d, "fills", _fill) if "fills" in d else ())
+                _list(d, "fills", _call) if "fills" in d else ())

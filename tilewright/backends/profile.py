@@ -17,7 +17,7 @@ from .llvm.entry import CTX_ERROR, CTX_FIELDS
 from .llvm.jit import Library, compile_ir, load, load_image, require_host
 from .memory import aligned
 from .peak import f32_peak, memory_bandwidth
-from .plan import Call, KernelCall, Plan, Slot
+from .plan import KernelCall, Plan, Slot
 from .target import Target
 
 _WALK = "tw_profile"
@@ -107,8 +107,7 @@ def profile(instance: Instance, inputs: Sequence[np.ndarray], seconds: float = 1
     tick = (walk.began - begin) / 1e9 / ticks  # the clock's unit, from the starts of the first and the last run
     steps = np.diff(np.array(stamps), axis=1).astype(np.float64) * tick
     low, median, high = np.percentile(steps, (10, 50, 90), axis=0) if plan.calls else np.zeros((3, 0))
-    calls = tuple(CallProfile(c.label, c.symbol if isinstance(c, KernelCall) else f"host {c.op}", float(m), float(lo), float(hi),
-                              n * c.flops if isinstance(c, KernelCall) else 0, n * c.bytes, c.reads)
+    calls = tuple(CallProfile(c.label, c.symbol, float(m), float(lo), float(hi), n * c.flops, n * c.bytes, c.reads)
                   for c, n, lo, m, hi in zip(plan.calls, plan.times, low, median, high, strict=True))
     loop = f32_peak(instance.target)
     peak = max(loop.gflops(0.002) for _ in range(50))  # the ceiling is what the core can do undisturbed: by short bursts
@@ -122,16 +121,15 @@ class Walk:
         plan = instance.plan
         self._arena = aligned(plan.arena_bytes)
         outputs = [aligned(t.bytes) for _, t in plan.outputs]
-        self._alive = (list(inputs), outputs, instance.weight_arrays, instance.host_functions)
+        self._alive = (list(inputs), outputs, instance.weight_arrays)
         bases = {"input": [a.ctypes.data for a in inputs], "output": [a.ctypes.data for a in outputs],
                  "weight": [a.ctypes.data for a in instance.weight_arrays], "arena": [self._arena.ctypes.data]}
 
         def pointer(s: Slot | None) -> int:
             return 0 if s is None else bases[s.kind][s.index] + s.offset
-        pointers = [pointer(s) for c in plan.calls for s in (*c.args, *((c.workspace,) if isinstance(c, KernelCall) else ()))]
+        pointers = [pointer(s) for c in plan.calls for s in (*c.args, c.workspace)]
         self._kernels: Library = load_image(instance.image, plan.symbols)
-        host = iter(instance.host_functions)
-        functions = [self._kernels.address(c.symbol) if isinstance(c, KernelCall) else next(host).address for c in plan.calls]
+        functions = [self._kernels.address(c.symbol) for c in plan.calls]
         self._code = load([compile_ir(walk_ir(plan, instance.target), instance.target)], [_WALK], instance.target)
         self._functions, self._pointers = np.array([0, *functions], np.uint64), np.array([0, *pointers], np.uint64)
         self._ctx, self._stamps = np.zeros(CTX_FIELDS, np.int64), np.zeros(len(plan.calls) + 1, np.int64)
@@ -171,7 +169,7 @@ def walk_ir(plan: Plan, target: Target) -> str:
             step = f"%step{k}"
             lines.append(f"  {step} = phi i64 [ 0, {f'%done{k - 1}' if k else '%entry'} ], [ %next{k}, %again{k} ]")
         lines += _timed_call(c, k, at, step, clock)
-        at += len(c.args) + isinstance(c, KernelCall)
+        at += len(c.args) + 1
         if x := ends.get(k):
             n = x.first
             lines += [f"  br label %again{n}", f"again{n}:", f"  %next{n} = add i64 {step}, 1",
@@ -183,10 +181,10 @@ def walk_ir(plan: Plan, target: Target) -> str:
     return "\n".join([*lines, f"call{len(plan.calls)}:", "  ret void", "}", ""])
 
 
-def _timed_call(c: Call, k: int, at: int, step: str, clock: str) -> list[str]:
+def _timed_call(c: KernelCall, k: int, at: int, step: str, clock: str) -> list[str]:
     """The call at position k with its pointers from `at` on in the table, and what it took added to its sum."""
     lines = [f"  %f{k}_at = getelementptr ptr, ptr %functions, i64 {k + 1}", f"  %f{k} = load ptr, ptr %f{k}_at"]
-    slots = (*c.args, *((c.workspace,) if isinstance(c, KernelCall) else ()))
+    slots = (*c.args, c.workspace)
     args = []
     for j, s in enumerate(slots, at):
         lines += [f"  %p{j}_at = getelementptr ptr, ptr %pointers, i64 {j}", f"  %p{j} = load ptr, ptr %p{j}_at"]
@@ -195,10 +193,7 @@ def _timed_call(c: Call, k: int, at: int, step: str, clock: str) -> list[str]:
             lines += [f"  %m{j} = mul i64 {step}, {s.step}", f"  %q{j} = getelementptr i8, ptr %p{j}, i64 %m{j}"]
             args[-1] = f"ptr %q{j}"
     lines.append(f"  %a{k} = call i64 @{clock}()")
-    if isinstance(c, KernelCall):
-        lines.append(f"  call void %f{k}({', '.join(args)}, i64 0, i64 {c.trips}, ptr %ctx)")
-    else:
-        lines.append(f"  %r{k} = call i32 %f{k}({', '.join(args)})")
+    lines.append(f"  call void %f{k}({', '.join(args)}, i64 0, i64 {c.trips}, ptr %ctx)")
     return [*lines, f"  %b{k} = call i64 @{clock}()", f"  %d{k} = sub i64 %b{k}, %a{k}",
             f"  %s{k} = getelementptr i64, ptr %stamps, i64 {k + 1}", f"  %o{k} = load volatile i64, ptr %s{k}",
             f"  %n{k} = add i64 %o{k}, %d{k}", f"  store volatile i64 %n{k}, ptr %s{k}"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from . import html
 from .arguments import Spec
 from .instance import Instance
-from .plan import Call, KernelCall, Plan, Slot
+from .plan import KernelCall, Plan, Slot
 from .profile import Profile, bytes_text, time_text
 from .target import Target
 
@@ -65,7 +65,7 @@ def _steps(i: Instance, rows: Sequence[tuple[str, ...]]) -> str:
     most = max((c.seconds for c in p.calls), default=0.0) if p else 0.0
     table: list[list[str]] = [head]
     for k, (c, r) in enumerate(zip(calls, rows[1:], strict=True)):
-        flops = c.flops if isinstance(c, KernelCall) else 0
+        flops = c.flops
         if p:
             m = p.calls[k]
             share = f'<span class="bar" style="width:{90 * m.seconds / (most or 1):.1f}px"></span> {m.seconds / (p.seconds or 1):.1%}'
@@ -80,11 +80,10 @@ def _steps(i: Instance, rows: Sequence[tuple[str, ...]]) -> str:
 
 def _summary(i: Instance, number: int | None) -> list[str]:
     p = i.plan
-    kernels = sum(isinstance(c, KernelCall) for c in p.calls)
     shapes = ", ".join(f"{n}: {t}" for n, t in p.inputs)
     title = "" if number is None else f"part {number}: "
     return [f"{title}compiled for ({shapes})",
-            f"  calls    {kernels} kernels ({len(p.symbols)} distinct), {len(p.host_calls)} host functions",
+            f"  calls    {len(p.calls)} kernels ({len(p.symbols)} distinct)",
             f"  memory   weights {bytes_text(sum(t.bytes for _, t in p.weights))} in {len(p.weights)} arrays, "
             f"arena {bytes_text(p.arena_bytes)}, code {bytes_text(i.image.blobs['text'].size)}",
             f"  threads  {_threads(p)}"]
@@ -93,7 +92,7 @@ def _summary(i: Instance, number: int | None) -> list[str]:
 def _threads(p: Plan) -> str:
     if p.threads == 1:
         return "1, the caller's"
-    divided = sum(isinstance(c, KernelCall) and c.team > 1 for c in p.calls)
+    divided = sum(c.team > 1 for c in p.calls)
     return f"up to {p.threads}: {divided} of {len(p.calls)} calls are divided, the threads meet {p.meetings} times"
 
 
@@ -106,9 +105,8 @@ def _rows(i: Instance) -> list[tuple[str, ...]]:
         return names[s.index][0] + (f"+{s.offset}" if s.offset else "") + (f"{s.step:+}t" if s.step else "")
     times = i.plan.times
 
-    def row(k: int, c: Call) -> tuple[str, ...]:
-        what, trips = (c.symbol, str(c.trips)) if isinstance(c, KernelCall) else (f"host {c.op}", "")
-        trips = trips if times[k] == 1 else f"{times[k]} x {trips or 1}"
-        size = i.image.symbols[c.symbol].size if isinstance(c, KernelCall) and c.symbol in i.image.symbols else 0
-        return str(k), c.label or what, what, trips, bytes_text(size) if size else "", " ".join(map(show, c.args))
+    def row(k: int, c: KernelCall) -> tuple[str, ...]:
+        trips = str(c.trips) if times[k] == 1 else f"{times[k]} x {c.trips}"
+        size = i.image.symbols[c.symbol].size if c.symbol in i.image.symbols else 0
+        return str(k), c.label or c.symbol, c.symbol, trips, bytes_text(size) if size else "", " ".join(map(show, c.args))
     return [("#", "step", "code", "trips", "size", "buffers"), *(row(k, c) for k, c in enumerate(i.plan.calls))]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .executable import Executable
 
 T = TypeVar("T")
-FORMAT = 1  # also stands for the entry point's signature and its context
+FORMAT = 2  # also stands for the entry point's signature and its context
 Options = Mapping[str, str | int | bool]
 Recompile = Callable[[bytes, Options], "Executable"]
 

@@ -17,7 +17,7 @@ from ..backends.llvm.entry import ENTRY, emit_entry
 from ..backends.llvm.jit import Job, build, object_key
 from ..backends.llvm.native import NativeCode, native_code
 from ..backends.memory import trim
-from ..backends.plan import ARENA_ALIGN, Call, HostCall, KernelCall, Loop, Plan, Slot
+from ..backends.plan import ARENA_ALIGN, KernelCall, Loop, Plan, Slot
 from ..backends.target import Target
 from ..errors import InputError, UnsupportedError
 from ..ir.builder import GraphBuilder
@@ -25,7 +25,6 @@ from ..ir.expr import Buffer
 from ..ir.graph import Constant, Graph, Node, Value
 from ..ir.kinds import is_contraction
 from ..ir.loops import Pack, Scheduled
-from ..ir.op import OPS
 from ..ir.types import F32, contiguous_strides
 from . import pipeline
 from .borders import kept_borders, only_borders
@@ -83,7 +82,7 @@ class Lowered:
     partition: Partition
     views: Views
     kernels: tuple[Kernel, ...]
-    scheduled: tuple[Scheduled | None, ...]  # None: a host function
+    scheduled: tuple[Scheduled | None, ...]  # None: an irregular op
     trace: pipeline.Trace
     wanted: tuple[Wanted, ...] = ()  # the distinct programs among the kernels
     choices: tuple[Choice, ...] = ()  # the schedule of each
@@ -122,8 +121,8 @@ def lower_graph(graph: Graph, options: Options) -> Lowered:
 
 
 def _wanted(kernels: Sequence[Kernel], views: Views) -> tuple[list[Wanted], list[int | None]]:
-    """The distinct programs (buffers' names differ only by position), and for each kernel the number of its own; None: a host
-    function. Programs are known by their text and, which is cheaper to ask, by identity."""
+    """The distinct programs (buffers' names differ only by position), and for each kernel the number of its own; None: an
+    irregular op. Programs are known by their text and, which is cheaper to ask, by identity."""
     found: dict[tuple[str | int, frozenset[int]], int] = {}
     numbers: list[int | None] = []
     firsts: list[tuple[Kernel, frozenset[str]]] = []
@@ -256,9 +255,9 @@ class Assembly:
         self.weights: dict[tuple[int, tuple[int, ...], Pack | None], int] = {}
         main = low.prepared.main
         self.parameters: tuple[Value, ...] = (*low.prepared.parameters, *(c.value for c in main.constants.values()))
-        self.native = [native_code(k.node, options.target) if k.node is not None and OPS[k.node.op].native else None for k in low.kernels]
+        self.native = [None if k.node is None else native_code(k.node, options.target) for k in low.kernels]
         self.native_symbols: dict[str, tuple[NativeCode, str]] = {}  # by key
-        self.work = [work(k.program) if k.program is not None else _moved(k) for k in low.kernels]
+        self.work = [work(k.program) if k.program is not None else Work(0, 0) for k in low.kernels]
         self.trips = [max(1, parallel_extent(s)) if s else n.trips if n else 1 for s, n in zip(low.scheduled, self.native, strict=True)]
         costs = [seconds(w, options.target, any(st.compute.reduce_axes for st in s.stages)) if s else 0.0
                  for w, s in zip(self.work, low.scheduled, strict=True)]
@@ -294,13 +293,11 @@ class Assembly:
         return Plan(tuple((v.name, v.type) for v in self.low.prepared.inputs), results,
                     tuple(weights), self.arena.bytes, calls, meet, loops, fills=tuple(dict.fromkeys(starmap(self._fill, self.fills))))
 
-    def _call(self, k: Kernel, position: int) -> Call:
-        s = self.low.scheduled[position]
-        if s is None and (native := self.native[position]) is not None:
+    def _call(self, k: Kernel, position: int) -> KernelCall:
+        s, native = self.low.scheduled[position], self.native[position]
+        if native is not None:
             return self._native(k, native, position)
-        if s is None:
-            return self._host(k)
-        assert k.program is not None
+        assert s is not None and k.program is not None
         packs = {p.buffer: p for p in s.packs}
         args = [self._slot(r, b, packs.get(sb.name.removesuffix("_packed")) if sb.name.endswith("_packed") else None)
                 for r, b, sb in zip(k.inputs, k.program.inputs, s.program.inputs, strict=True)]
@@ -323,7 +320,7 @@ class Assembly:
             buffers = (*k.program.inputs, *k.program.outputs)
         else:
             assert k.node is not None
-            buffers = tuple(Buffer("host", v.type.dtype, v.type.shape) for v in (*k.node.operands, *k.node.outputs))
+            buffers = tuple(Buffer("irregular", v.type.dtype, v.type.shape) for v in (*k.node.operands, *k.node.outputs))
         out = []
         for i, (r, b) in enumerate(zip((*k.inputs, *k.outputs), buffers, strict=True)):
             if self.low.views.storages[r.storage].kind != "weight" and 0 not in b.shape:
@@ -361,19 +358,10 @@ class Assembly:
         args = tuple(self._slot(r, Buffer("native", v.type.dtype, v.type.shape), None) for r, v in refs)
         space = self.arena.workspaces.get(position)
         return KernelCall(symbol, args, native.trips, None if space is None else Slot("arena", 0, space), k.label, 0,
-                          self.work[position].bytes, team=self.teams[position], workspace_step=self.spaces[position],
+                          native.bytes, team=self.teams[position], workspace_step=self.spaces[position],
                           pieces=self.pieces[position])
 
-    def _host(self, k: Kernel) -> HostCall:
-        from ..ir.text import attrs_text
-        node = k.node
-        assert isinstance(node, Node)
-        refs = [(r, v) for r, v in zip((*k.inputs, *k.outputs), (*node.operands, *node.outputs), strict=True)]
-        args = tuple(self._slot(r, Buffer("host", v.type.dtype, v.type.shape), None) for r, v in refs)
-        types = (*(None if v is None else v.type for v in node.inputs), *(v.type for v in node.outputs))
-        return HostCall(node.op, attrs_text(node.attrs), args, types, len(node.inputs), k.label)
-
-    def _factors(self, calls: Sequence[Call]) -> frozenset[int]:
+    def _factors(self, calls: Sequence[KernelCall]) -> frozenset[int]:
         """The numbers of the weights in f32 that only contractions read, as factors or in what follows them."""
         read: dict[bool, set[int]] = {True: set(), False: set()}
         for k, c in zip(self.low.kernels, calls, strict=True):
@@ -401,12 +389,6 @@ class Assembly:
         outs = [_op(b, _packed(b, env[self.parameters[index].name], shape, pack), "flush_subnormal", k in self.factors)
                 for k, (index, shape, pack) in enumerate(self.weights)]
         return dce(b.graph(outs))
-
-
-def _moved(k: Kernel) -> Work:
-    """The bytes of an irregular op's arguments; its operations are not counted."""
-    assert k.node is not None
-    return Work(0, sum(v.type.bytes for v in (*k.node.operands, *k.node.outputs)))
 
 
 def _packed(b: GraphBuilder, v: Value, shape: Sequence[int], pack: Pack | None) -> Value:

@@ -1,7 +1,7 @@
 """What an operator is, and the registry of all of them.
 
 One op = one class in `ir/ops/`: attributes, type rule, NumPy reference, meaning as tensor computations (`compute`), as
-other ops (`decompose`) or as a host function (`kernel`, irregular ops only), samples for the tests, and how ONNX spells
+other ops (`decompose`) or as loops for numba (`kernel`, irregular ops only), samples for the tests, and how ONNX spells
 it. To add an op, write one class decorated with `@register`; tests, frontends, fusion and code generation find it there.
 
 Fusion kind is derived from the computations (`ir/kinds.py`), never declared.
@@ -44,7 +44,8 @@ class Op:
     onnx: ClassVar[str] = ""
     Attrs: ClassVar[type[Attrs]] = Attrs
     random: ClassVar[bool] = False          # equal inputs may give different results: never folded, merged or prepared
-    native: ClassVar[bool] = False          # irregular, but its code is emitted (backends/llvm/native.py): no `kernel`
+    native: ClassVar[bool] = False          # irregular, and without a `kernel`: all its code is emitted (backends/llvm/native.py)
+    flat: ClassVar[bool] = False            # `kernel` sees every array as one-dimensional
     data_dependent: ClassVar[bool] = False  # the output's shape depends on the input's values: see `evaluate`
 
     def infer(self, attrs: Attrs, *ins: TensorType | None) -> tuple[TensorType, ...]:
@@ -64,9 +65,14 @@ class Op:
         return None
 
     def kernel(self, attrs: Attrs, *ins: TensorType | None) -> Callable[..., None] | None:
-        """Irregular ops: a function for numba's nopython mode, `f(in0, in1, …, out0, …)` over C-contiguous arrays of
-        the inferred types, that fills the outputs. None for every regular op."""
+        """Irregular ops: a function for numba's nopython mode, `f(in0, in1, …, out0, …, memory0, …)` over C-contiguous arrays
+        of the inferred types, that fills the outputs. It returns 0 or nothing, 1 where an index is out of range; it makes no
+        arrays and calls nothing but arithmetic, so that all of it becomes part of the compiled model. None for every regular op."""
         return None
+
+    def memory(self, attrs: Attrs, *ins: TensorType | None) -> tuple[TensorType, ...]:
+        """Arrays that `kernel` needs besides its inputs and outputs. They hold anything when it begins."""
+        return ()
 
     def evaluate(self, attrs: Attrs, *ins: np.ndarray | None) -> tuple[np.ndarray, ...]:
         """Data-dependent ops: the outputs, computed on the host between two segments of the compiled model. Such ops

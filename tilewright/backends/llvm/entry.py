@@ -4,7 +4,6 @@
       if (ctx->pool && ctx->pool->run(ctx->pool, tw_share, 3 /* phases */, inputs, outputs, weights, arena, ctx))
         return ctx->error != 0;                                   // plans for several threads only
       matmul_0(inputs[0], weights[0], arena + 64, arena + 4096 /* workspace */, 0, 7 /* trips */, ctx);
-      if (ctx->host[0](arena + 64, outputs[0])) ctx->error = 1;
       return ctx->error != 0;
     }
 
@@ -27,10 +26,9 @@ pool counts all of them, and `tw_phase` says which one of the plan a number stan
 The context (`CTX_FIELDS`), 8 bytes a field, one for each call in flight:
 
     0  i64 error   set to 1 by a kernel when an index from data is out of range; the caller clears it
-    1  ptr host    table of the host functions, one for each HostCall of the plan, in order
-    2  ptr pool    NULL, or a pool: its first word is a function `run` as above, which calls `share` for every phase and
+    1  ptr pool    NULL, or a pool: its first word is a function `run` as above, which calls `share` for every phase and
                    every thread, phase after phase, and returns 1; or refuses by returning 0
-    3  i64 rows    plans by rows: of this call's inputs and outputs
+    2  i64 rows    plans by rows: of this call's inputs and outputs
 
 A plan by rows has functions for a block and for one row; `entry_rows.py` says how they are called.
 """
@@ -38,12 +36,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..plan import Call, HostCall, KernelCall, Loop, Plan, Slot
+from ..plan import KernelCall, Loop, Plan, Slot
 from .stealing import TAKE, emit_take, sequence
 
 ENTRY, SHARE, PHASE = "tw_run", "tw_share", "tw_phase"
-CTX_FIELDS = 4
-CTX_ERROR, CTX_HOST, CTX_POOL, CTX_ROWS = 0, 1, 2, 3
+CTX_FIELDS = 3
+CTX_ERROR, CTX_POOL, CTX_ROWS = 0, 1, 2
 TABLES = {"input": "inputs", "output": "outputs", "weight": "weights"}
 ARGS = "ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %ctx"
 SHARE_ARGS = f"{ARGS}, i64 %phase, i64 %me, i64 %threads, ptr %deal, i32 %turn"
@@ -54,8 +52,7 @@ def emit_entry(plan: Plan, symbol: str = ENTRY, fill: bool = False) -> str:
     begins, so the plan's fills come first."""
     declared: dict[str, int] = {}
     for c in plan.every_call:
-        if isinstance(c, KernelCall):
-            assert declared.setdefault(c.symbol, len(c.args)) == len(c.args), f"{c.symbol} is called with different numbers of arguments"
+        assert declared.setdefault(c.symbol, len(c.args)) == len(c.args), f"{c.symbol} is called with different numbers of arguments"
     lines = [f"declare hidden void @{_quoted(s)}({', '.join(['ptr'] * (n + 1))}, i64, i64, ptr)" for s, n in declared.items()]
     if plan.by_rows:
         from .entry_rows import rows_functions
@@ -93,7 +90,7 @@ def _run(plan: Plan, fill: bool) -> list[str]:
     return code.lines
 
 
-def _pieces(plan: Plan, first: int, last: int) -> Iterator[tuple[Loop | None, tuple[Call, ...]]]:
+def _pieces(plan: Plan, first: int, last: int) -> Iterator[tuple[Loop | None, tuple[KernelCall, ...]]]:
     """The calls at positions first .. last - 1, those of a loop together."""
     at = first
     for x in plan.loops:
@@ -137,7 +134,7 @@ def _share(plan: Plan, code: Calls) -> list[str]:
         index = 0
         code.step = "%step" if any(x.first <= first < x.last for x in divided) else "0"
         for loop, calls in ([(None, (c,)) for c in plan.calls[first:last]] if code.step != "0" else _pieces(plan, first, last)):
-            team = max(c.team if isinstance(c, KernelCall) else 1 for c in calls)
+            team = max(c.team for c in calls)
             size = code.define("select i1 {}, i64 %threads, i64 {}", code.define("icmp ult i64 %threads, {}", team), team)
             takes_part = code.define("icmp ult i64 %me, {}", size)
             code.lines += [f"  br i1 {takes_part}, label %do{number}, label %done{number}", f"do{number}:"]
@@ -162,14 +159,13 @@ class Calls:
     def __init__(self, plan: Plan) -> None:
         self.lines: list[str] = []
         self.names: dict[Slot, str] = {}
-        self.host = {id(c): k for k, c in enumerate(plan.host_calls)}
         self.count = 0
         self.step = "0"
         self.tables: dict[tuple[int, ...], str] = {}
 
-    def loop(self, loop: Loop, calls: Sequence[Call]) -> None:
+    def loop(self, loop: Loop, calls: Sequence[KernelCall]) -> None:
         """All steps of a loop on one thread."""
-        slots = [s for c in calls for s in (*c.args, *((c.workspace,) if isinstance(c, KernelCall) and c.workspace else ()))]
+        slots = [s for c in calls for s in (*c.args, *((c.workspace,) if c.workspace else ()))]
         for s in slots:
             self.pointer(Slot(s.kind, s.index, s.offset))  # before the loop, not in every step
         n, known, outside = self.count, dict(self.names), self.step
@@ -184,17 +180,13 @@ class Calls:
                        f"  br i1 %more{n}, label %loop{n}, label %left{n}", f"left{n}:"]
         self.names, self.step = known, outside
 
-    def call(self, c: Call) -> None:
+    def call(self, c: KernelCall) -> None:
         """One call, all of it."""
         args = [f"ptr {self.pointer(s)}" for s in c.args]
-        if isinstance(c, HostCall):
-            self._host_call(self.host[id(c)], args)
-        else:
-            self._kernel(c, args, self.pointer(c.workspace) if c.workspace else "null", "0", f"{c.trips}")
+        self._kernel(c, args, self.pointer(c.workspace) if c.workspace else "null", "0", f"{c.trips}")
 
-    def divided(self, c: Call, team: str, index: int) -> None:
+    def divided(self, c: KernelCall, team: str, index: int) -> None:
         """The parts of a call that thread %me of `team` takes, until none is left; it is the phase's `index`-th such call."""
-        assert isinstance(c, KernelCall)
         args = [f"ptr {self.pointer(s)}" for s in c.args]
         space = "null"
         if c.workspace:
@@ -243,15 +235,6 @@ class Calls:
                 name = self.define("load ptr, ptr {}", self.define("getelementptr ptr, ptr %{}, i64 {}", TABLES[s.kind], s.index))
             self.names[s] = name
         return self.names[s]
-
-    def _host_call(self, number: int, args: list[str]) -> None:
-        """Stores an error only if there is one: other threads may be storing theirs."""
-        table = self.define("load ptr, ptr {}", self.define("getelementptr i64, ptr %ctx, i64 {}", CTX_HOST))
-        function = self.define("load ptr, ptr {}", self.define("getelementptr ptr, ptr {}, i64 {}", table, number))
-        failed = self.define("icmp ne i32 {}, 0", self.define("call i32 {}({})", function, ", ".join(args)))
-        n = self.count
-        self.lines += [f"  br i1 {failed}, label %failed{n}, label %went{n}", f"failed{n}:", "  store i64 1, ptr %ctx",
-                       f"  br label %went{n}", f"went{n}:"]
 
 
 def _quoted(symbol: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..plan import MOST_PIECES, ByRows, Call, NamedType, Plan
+from ..plan import MOST_PIECES, ByRows, KernelCall, NamedType, Plan
 from .entry import ARGS, CTX_POOL, CTX_ROWS, PHASE, SHARE, SHARE_ARGS, Calls
 from .stealing import TAKE, emit_take, sequence
 
@@ -29,7 +29,7 @@ def rows_functions(plan: Plan, r: ByRows, symbol: str) -> list[str]:
             *_body(plan, "tw_block", plan.calls), *_body(plan, "tw_row", r.calls), *_span(plan, r), *_share(r), *_run(r, symbol)]
 
 
-def _body(plan: Plan, name: str, calls: Sequence[Call]) -> list[str]:
+def _body(plan: Plan, name: str, calls: Sequence[KernelCall]) -> list[str]:
     code = Calls(plan)
     for c in calls:
         code.call(c)

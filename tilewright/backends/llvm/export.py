@@ -38,13 +38,10 @@ asm bool class delete export namespace new operator private protected public tem
 
 def export(instance: Instance, name: str, path: Path, header: bool) -> None:
     """Writes the file that `path`'s suffix says, and with `header` `path`.h for the linkable ones. Raises InputError for
-    other suffixes, UnsupportedError for plans that need functions outside of the compiled code."""
+    other suffixes, UnsupportedError for code larger than a library can be."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"cannot export to {path.name!r}: the suffix must be one of {', '.join(SUFFIXES)}")
-    if calls := instance.plan.host_calls:
-        ops = ", ".join(sorted({f"{c.op} ({c.label})" if c.label else c.op for c in calls}))
-        raise UnsupportedError(f"{name} cannot be exported: it uses {ops}, which run outside of the compiled code")
     prefix = identifier(path.stem, set())
     if suffix in (".ll", ".s"):
         text = _text(instance, prefix, suffix)

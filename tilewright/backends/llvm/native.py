@@ -1,5 +1,5 @@
-"""Ops whose code is emitted by a function of their own rather than from a tensor program: their kernels have the same
-signature, `void symbol(inputs…, outputs…, workspace, i64 begin, i64 end, ctx)`."""
+"""Irregular ops: their code does not come from a tensor program, but from an emitter of their own or from numba (`irregular.py`).
+Their kernels have the same signature, `void symbol(inputs…, outputs…, workspace, i64 begin, i64 end, ctx)`."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,28 +9,34 @@ from ...ir.graph import Attrs, Node
 from ...ir.ops import tree_engines as trees
 from ...ir.types import TensorType
 from ..target import Target
-from . import tree_ranks, tree_row, tree_slices, tree_walk
+from . import irregular, tree_ranks, tree_row, tree_slices, tree_walk
 
 Types = tuple[TensorType, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class NativeCode:
-    """trips: iterations of the parallel loop. workspace: bytes for each thread. seconds: a rough time of all trips."""
+    """trips: iterations of the parallel loop. workspace: bytes for each thread. seconds: a rough time of all trips. bytes: read
+    and written, 0 where the time of a call does not follow from them."""
 
     key: str
     trips: int
     workspace: int
     seconds: float
+    bytes: int
     text: Callable[[str], str]
 
 
 def native_code(node: Node, target: Target) -> NativeCode:
-    """The code for a node whose op is `native`; `text(symbol)` is LLVM IR."""
+    """The code for a node of an irregular op; `text(symbol)` is LLVM IR."""
+    if node.op not in _MAKERS:
+        return NativeCode(f"{node.op}|{irregular.key(node)}", 1, irregular.workspace_bytes(node), irregular.seconds(node), 0,
+                          lambda symbol: irregular.emit_irregular(symbol, node, target))
     ins = tuple(v.type for v in node.operands)
     key = f"{node.op}|{_code_shape(node.op, node.attrs, ins)}"  # the target is part of every object's key
     trips, workspace, text = _MAKERS[node.op](node.attrs, ins, target)
-    return NativeCode(key, trips, workspace, trees.cycles(node.op, node.attrs, ins) / 2.5e9, text)
+    size = sum(v.type.bytes for v in (*node.operands, *node.outputs))
+    return NativeCode(key, trips, workspace, trees.cycles(node.op, node.attrs, ins) / 2.5e9, size, text)
 
 
 def _code_shape(op: str, attrs: Attrs, ins: Types) -> object:

@@ -31,7 +31,7 @@ def widths(plan: Plan) -> list[int]:
     if plan.by_rows:
         return [plan.by_rows.team]
     ends = (*plan.phases[1:], len(plan.calls))
-    return [max(c.team if isinstance(c, KernelCall) else 1 for c in plan.calls[a:b]) for a, b in zip(plan.phases, ends, strict=True)]
+    return [max(c.team for c in plan.calls[a:b]) for a, b in zip(plan.phases, ends, strict=True)]
 
 
 def parallel_functions(plan: Plan, prefix: str) -> str:

@@ -44,24 +44,33 @@ def optimised(ir: str, tm: llvm.TargetMachine, triple: str, brief: bool = False)
     """The module after LLVM's O2 without its vectorisers and unrolling: the schedule has decided those already. `brief`: after
     the few of its passes that microkernels need, in a fifth of the time."""
     import llvmlite.binding as llvm
-    from llvmlite.binding.newpassmanagers import NewPassManager
+    module = _parsed(ir, tm, triple)
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = False
+    options.loop_unrolling = options.loop_interleaving = False
+    builder = llvm.create_pass_builder(tm, options)
+    _run(_brief_passes() if brief else builder.getModulePassManager(), module, builder)
+    return module
+
+
+def _parsed(ir: str, tm: llvm.TargetMachine, triple: str) -> llvm.ModuleRef:
+    import llvmlite.binding as llvm
     try:
         module = llvm.parse_assembly(ir, context=llvm.create_context())
         module.triple, module.data_layout = triple, str(tm.target_data)
         module.verify()
     except RuntimeError as e:
         raise IRError(f"LLVM refused the IR: {e}") from None
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = options.slp_vectorization = False
-    options.loop_unrolling = options.loop_interleaving = False
-    builder = llvm.create_pass_builder(tm, options)
-    passes = _brief_passes() if brief else builder.getModulePassManager()
+    return module
+
+
+def _run(passes: llvm.ModulePassManager, module: llvm.ModuleRef, builder: llvm.PassBuilder) -> None:
+    from llvmlite.binding.newpassmanagers import NewPassManager
     try:
         passes.run(module, builder)
     finally:  # its own close() frees nothing: in llvmlite 0.50 the base class that comes first hides the one that knows how
         NewPassManager._dispose(passes)
         passes.detach()
-    return module
 
 
 def _brief_passes() -> llvm.ModulePassManager:
@@ -75,6 +84,29 @@ def _brief_passes() -> llvm.ModulePassManager:
     out.add_simplify_cfg_pass()
     out.add_instruction_combine_pass()
     return out
+
+
+def inlined(ir: str, symbol: str, triple: str) -> str:
+    """The module's function `symbol` alone, with all that it calls as part of it. Raises IRError."""
+    import llvmlite.binding as llvm
+    tm = target_machine(triple, "", "")
+    module = _parsed(ir, tm, triple)
+    for v in (*module.functions, *module.global_variables):
+        if not v.is_declaration and v.name != symbol:
+            v.linkage = "internal"
+            if v.is_function:
+                v.add_function_attribute("alwaysinline")
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    for _ in range(2):  # what goes with the first round is constant in the second
+        passes.add_sroa_pass()
+        passes.add_sccp_pass()
+        passes.add_simplify_cfg_pass()
+        passes.add_instruction_combine_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.add_strip_dead_prototype_pass()
+    _run(passes, module, llvm.create_pass_builder(tm, llvm.create_pipeline_tuning_options(speed_level=2)))
+    return str(module)
 
 
 def link_modules(texts: list[str], triple: str) -> str:

@@ -68,7 +68,7 @@ class Cast(Map):
 class BitCast(Op):
     """The same bits as another element type of the same size."""
 
-    name = "bitcast"
+    name, flat = "bitcast", True
     Attrs = CastAttrs
 
     def infer(self, attrs: CastAttrs, x: TensorType) -> tuple[TensorType, ...]:
@@ -81,7 +81,7 @@ class BitCast(Op):
 
     def kernel(self, attrs: CastAttrs, x: TensorType) -> Callable[..., None]:
         def bitcast(x: np.ndarray, out: np.ndarray) -> None:
-            source, target = x.reshape(-1).view(np.uint8), out.reshape(-1).view(np.uint8)
+            source, target = x.view(np.uint8), out.view(np.uint8)
             for i in range(source.size):
                 target[i] = source[i]
         return bitcast

@@ -1,4 +1,4 @@
-"""Running sums and products, and determinants: loops that carry values from one element to the next, on the host."""
+"""Running sums and products, and determinants: loops that carry values from one element to the next."""
 from __future__ import annotations
 
 import math
@@ -33,6 +33,7 @@ class Cumulative(Op):
     """Base: out[i] = x[0] (+) … (+) x[i] along the axis. Half floats are carried in f32."""
 
     Attrs = CumulativeAttrs
+    flat = True
     start: ClassVar[int]
 
     def infer(self, attrs: CumulativeAttrs, x: TensorType) -> tuple[TensorType, ...]:
@@ -86,17 +87,16 @@ class CumSum(Cumulative):
 
     def loop(self, outer: int, n: int, inner: int, first: int, step: int, exclusive: bool) -> Kernel:
         def cumsum(x: np.ndarray, out: np.ndarray) -> None:
-            source, target = x.reshape((outer, n, inner)), out.reshape((outer, n, inner))
             for o in range(outer):
                 for j in range(inner):
-                    total = target.dtype.type(0)
+                    total = out.dtype.type(0)
                     for k in range(n):
-                        i = first + step * k
+                        i = (o * n + first + step * k) * inner + j
                         if exclusive:
-                            target[o, i, j] = total
-                        total += source[o, i, j]
+                            out[i] = total
+                        total += x[i]
                         if not exclusive:
-                            target[o, i, j] = total
+                            out[i] = total
         return cumsum
 
 
@@ -109,17 +109,16 @@ class CumProd(Cumulative):
 
     def loop(self, outer: int, n: int, inner: int, first: int, step: int, exclusive: bool) -> Kernel:
         def cumprod(x: np.ndarray, out: np.ndarray) -> None:
-            source, target = x.reshape((outer, n, inner)), out.reshape((outer, n, inner))
             for o in range(outer):
                 for j in range(inner):
-                    total = target.dtype.type(1)
+                    total = out.dtype.type(1)
                     for k in range(n):
-                        i = first + step * k
+                        i = (o * n + first + step * k) * inner + j
                         if exclusive:
-                            target[o, i, j] = total
-                        total *= source[o, i, j]
+                            out[i] = total
+                        total *= x[i]
                         if not exclusive:
-                            target[o, i, j] = total
+                            out[i] = total
         return cumprod
 
 
@@ -127,7 +126,7 @@ class CumProd(Cumulative):
 class Det(Op):
     """Determinants of a stack of square matrices, by elimination with partial pivoting in f64."""
 
-    name, onnx = "det", "Det"
+    name, onnx, flat = "det", "Det", True
 
     def infer(self, attrs: Attrs, x: TensorType) -> tuple[TensorType, ...]:
         if x.rank < 2 or x.shape[-1] != x.shape[-2] or not x.dtype.is_float:
@@ -146,10 +145,11 @@ class Det(Op):
             return None
         n, stack = x.shape[-1], math.prod(x.shape[:-2])
 
-        def det(x: np.ndarray, out: np.ndarray) -> None:
-            matrices, results = x.reshape((stack, n, n)), out.reshape((stack,))
+        def det(x: np.ndarray, out: np.ndarray, a: np.ndarray) -> None:
             for s in range(stack):
-                a = matrices[s].astype(np.float64)
+                for i in range(n):
+                    for j in range(n):
+                        a[i, j] = x[(s * n + i) * n + j]
                 total = 1.0
                 for k in range(n):
                     p = k
@@ -170,8 +170,14 @@ class Det(Op):
                         f = a[i, k] / pivot
                         for j in range(k, n):
                             a[i, j] -= f * a[k, j]
-                results[s] = total
+                out[s] = total
         return det
+
+    def memory(self, attrs: Attrs, *ins: TensorType | None) -> tuple[TensorType, ...]:
+        """The matrix that is eliminated."""
+        (x,) = ins
+        assert x is not None
+        return (TensorType(F64, x.shape[-2:]),)
 
     def samples(self) -> Iterable[Sample]:
         for shape, d in (((3, 3), F32), ((2, 5, 7, 7), F64), ((1, 1), F32), ((0, 0), F32), ((0, 2, 2), F32), ((2, 4, 4), F16)):

@@ -49,6 +49,7 @@ class Scatter(Op):
     """Base: half floats are reduced in f32, bool with "add" is or, with "mul" and."""
 
     Attrs = ScatterAttrs
+    flat = True
 
     def check(self, x: TensorType, index: TensorType, updates: TensorType, reduction: str) -> None:
         if updates.dtype != x.dtype or not index.dtype.is_int or reduction not in REDUCTIONS:
@@ -89,9 +90,8 @@ class ScatterElements(Scatter):
         combine, mask = _combine(attrs.reduction), x.dtype.name == "bool" and attrs.reduction != "none"
 
         def scatter_elements(data, index, updates, out):  # noqa: ANN001, ANN202
-            to, src, at, new = out.reshape(-1), data.reshape(-1), index.reshape(-1), updates.reshape(-1)
-            for k in range(src.size):
-                to[k] = src[k]
+            for k in range(data.size):
+                out[k] = data[k]
             bad = 0
             for k in range(total):
                 rest, place = k, 0
@@ -99,7 +99,7 @@ class ScatterElements(Scatter):
                     digit = rest % shape[d]
                     rest //= shape[d]
                     if d == axis:
-                        digit = np.int64(at[k])
+                        digit = np.int64(index[k])
                         if digit < 0:
                             digit += extent
                         if digit < 0 or digit >= extent:
@@ -107,8 +107,8 @@ class ScatterElements(Scatter):
                             break
                     place += digit * strides[d]
                 if place >= 0:
-                    value = combine(to[place], new[k])
-                    to[place] = value != 0 if mask else value
+                    value = combine(out[place], updates[k])
+                    out[place] = value != 0 if mask else value
             return bad
         return scatter_elements
 
@@ -161,14 +161,13 @@ class ScatterND(Scatter):
         combine, mask = _combine(attrs.reduction), x.dtype.name == "bool" and attrs.reduction != "none"
 
         def scatter_nd(data, index, updates, out):  # noqa: ANN001, ANN202
-            to, src, at, new = out.reshape(-1), data.reshape(-1), index.reshape(-1), updates.reshape(-1)
-            for k in range(src.size):
-                to[k] = src[k]
+            for k in range(data.size):
+                out[k] = data[k]
             bad = 0
             for k in range(count):
                 place, inside = 0, True
                 for d in range(depth):
-                    digit = np.int64(at[k * depth + d])
+                    digit = np.int64(index[k * depth + d])
                     if digit < 0:
                         digit += shape[d]
                     if digit < 0 or digit >= shape[d]:
@@ -177,8 +176,8 @@ class ScatterND(Scatter):
                     place = place * shape[d] + digit
                 if inside:
                     for j in range(inner):
-                        value = combine(to[place * inner + j], new[k * inner + j])
-                        to[place * inner + j] = value != 0 if mask else value
+                        value = combine(out[place * inner + j], updates[k * inner + j])
+                        out[place * inner + j] = value != 0 if mask else value
             return bad
         return scatter_nd
 
@@ -225,7 +224,7 @@ class TopK(Op):
     """The k largest (smallest) elements along `axis` in order, and their positions (i64). Of equal elements the first
     comes first; NaN counts as larger than every number."""
 
-    name = "topk"
+    name, flat = "topk", True
     Attrs = TopKAttrs
 
     def infer(self, attrs: TopKAttrs, x: TensorType) -> tuple[TensorType, ...]:
@@ -261,61 +260,52 @@ class TopK(Op):
             return a < b or (b != b and a == a)  # noqa: PLR0124
         before = _jit(before)
 
-        def topk(x, values, order):  # noqa: ANN001, ANN202
-            src, out, at = x.reshape(-1), values.reshape(-1), order.reshape(-1)
-            heap = np.empty(max(k, 1), np.int64)  # positions; the root stands last of those kept
-            for row in range(outer * inner):
-                base = row // inner * n * inner + row % inner
-                size = 0
+        def topk(src, out, heap):  # noqa: ANN001, ANN202
+            for row in range(outer * inner if k else 0):
+                base, to = row // inner * n * inner + row % inner, row // inner * k * inner + row % inner
+                size = 0  # of the heap of positions in the row's part of the second output; its root stands last of those kept
                 for j in range(n):
-                    if k == 0:
-                        break
-                    if size == k and not before(src[base + j * inner], src[base + heap[0] * inner]):
+                    if size == k and not before(src[base + j * inner], src[base + heap[to] * inner]):
                         continue  # later equal elements never displace earlier ones
                     if size < k:
                         node, size = size, size + 1
                         while node > 0:  # sift up
                             parent = (node - 1) // 2
-                            p = heap[parent]
+                            p = heap[to + parent * inner]
                             if before(src[base + j * inner], src[base + p * inner]):
                                 break
-                            heap[node], node = p, parent
-                        heap[node] = j
+                            heap[to + node * inner], node = p, parent
+                        heap[to + node * inner] = j
                     else:
-                        node, item = 0, j
-                        while True:  # sift down
-                            child = 2 * node + 1
-                            if child >= size:
-                                break
-                            if child + 1 < size and _after(before, src, base, inner, heap[child + 1], heap[child]):
-                                child += 1
-                            if not _after(before, src, base, inner, heap[child], item):
-                                break
-                            heap[node], node = heap[child], child
-                        heap[node] = item
-                while size > 0:  # take the last one off, again and again
+                        _sift_down(src, base, heap, to, size, j)
+                while size > 0:  # take the last one off, again and again, and put it where the heap ended
                     size -= 1
-                    last, item = heap[0], heap[size]
-                    to = row // inner * k * inner + size * inner + row % inner
-                    out[to], at[to] = src[base + last * inner], last
-                    node = 0
-                    while True:
-                        child = 2 * node + 1
-                        if child >= size:
-                            break
-                        if child + 1 < size and _after(before, src, base, inner, heap[child + 1], heap[child]):
-                            child += 1
-                        if not _after(before, src, base, inner, heap[child], item):
-                            break
-                        heap[node], node = heap[child], child
-                    heap[node] = item
+                    last, item = heap[to], heap[to + size * inner]
+                    _sift_down(src, base, heap, to, size, item)
+                    heap[to + size * inner], out[to + size * inner] = last, src[base + last * inner]
             return 0
 
-        def _after(before, src, base, inner, i, j):  # noqa: ANN001, ANN202
+        def _sift_down(src, base, heap, to, size, item):  # noqa: ANN001, ANN202
+            """`item` instead of the root of a heap of `size`."""
+            node = 0
+            while True:
+                child = 2 * node + 1
+                if child >= size:
+                    break
+                if child + 1 < size and _after(src, base, heap[to + (child + 1) * inner], heap[to + child * inner]):
+                    child += 1
+                if not _after(src, base, heap[to + child * inner], item):
+                    break
+                heap[to + node * inner], node = heap[to + child * inner], child
+            if size > 0:
+                heap[to + node * inner] = item
+
+        def _after(src, base, i, j):  # noqa: ANN001, ANN202
             """Whether position i stands after position j."""
             a, b = src[base + i * inner], src[base + j * inner]
             return before(b, a) or (not before(a, b) and i > j)
         _after = _jit(_after)
+        _sift_down = _jit(_sift_down)  # pyright: ignore[reportAssignmentType]
         return topk
 
     def samples(self) -> Iterable[Sample]:

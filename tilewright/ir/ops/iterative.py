@@ -1,5 +1,5 @@
 """Ops that iterate row by row until something holds, or look for other rows: libsvm's coupling of probabilities, the coordinate
-descent of a non-negative factorisation, filling in from the nearest rows. Numba functions, without memory of their own."""
+descent of a non-negative factorisation, filling in from the nearest rows. Loops for numba."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -20,9 +20,7 @@ class ClassesAttrs(Attrs):
 @register
 class CouplePairs(Op):
     """Probabilities of classes from those of pairs, r[rows, pairs] = P(i | i or j) for i < j, by the second method of Wu, Lin and
-    Weng (2004) as libsvm iterates it: at most max(100, classes) steps, to an error of 0.005 / classes. f64.
-
-    Second output: memory for the iteration."""
+    Weng (2004) as libsvm iterates it: at most max(100, classes) steps, to an error of 0.005 / classes. f64."""
 
     name = "couple_pairs"
     Attrs = ClassesAttrs
@@ -31,7 +29,7 @@ class CouplePairs(Op):
         k = attrs.classes
         if r.rank != 2 or r.dtype != F64 or k < 2 or r.shape[1] != k * (k - 1) // 2:
             raise self.fail(f"{r} for {k} classes")
-        return TensorType(F64, (r.shape[0], k)), TensorType(F64, (k + 1, k))
+        return (TensorType(F64, (r.shape[0], k)),)
 
     def reference(self, attrs: ClassesAttrs, r: np.ndarray) -> tuple[np.ndarray, ...]:
         k = attrs.classes
@@ -55,7 +53,7 @@ class CouplePairs(Op):
                     qp = (qp + d * q[t]) / (1 + d)
                     p /= 1 + d
             y[:] = p
-        return out, np.zeros((k + 1, k))
+        return (out,)
 
     def kernel(self, attrs: ClassesAttrs, r: TensorType) -> Callable[..., int]:
         rows, k = r.shape[0], attrs.classes
@@ -94,9 +92,12 @@ class CouplePairs(Op):
                         for j in range(k):
                             q[k, j] = (q[k, j] + d * q[t, j]) / (1 + d)
                             y[row, j] /= 1 + d
-            q[:, :] = 0.0
             return 0
         return couple
+
+    def memory(self, attrs: ClassesAttrs, r: TensorType) -> tuple[TensorType, ...]:
+        """The matrix that is iterated with, and its product with the probabilities."""
+        return (TensorType(F64, (attrs.classes + 1, attrs.classes)),)
 
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
@@ -183,9 +184,7 @@ class FillAttrs(Attrs):
 class FillFromNearest(Op):
     """x[rows, columns] with each NaN replaced by the mean of that column in the k rows of `known` nearest to the row that have it,
     weighted by 1 / distance with `by_distance`; by means[column] where no distance is known. Distances are Euclidean over the
-    columns that both rows have, scaled up to all. f64.
-
-    Other outputs: memory for distances, and for the nearest ones of a column."""
+    columns that both rows have, scaled up to all. f64."""
 
     name = "fill_from_nearest"
     Attrs = FillAttrs
@@ -193,7 +192,7 @@ class FillFromNearest(Op):
     def infer(self, attrs: FillAttrs, x: TensorType, known: TensorType, means: TensorType) -> tuple[TensorType, ...]:
         if x.rank != 2 or known.rank != 2 or x.dtype != F64 or attrs.k < 1 or (known.shape[1], *means.shape) != (x.shape[1], x.shape[1]):
             raise self.fail(f"{attrs.k} nearest of {known}, {means} for {x}")
-        return x, TensorType(F64, (known.shape[0],)), TensorType(F64, (2, attrs.k))
+        return (x,)
 
     def reference(self, attrs: FillAttrs, x: np.ndarray, known: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, ...]:
         out = x.copy()
@@ -212,7 +211,7 @@ class FillFromNearest(Op):
                     w = 1 / d[at] if attrs.by_distance else np.ones(len(at))
                 w = np.isinf(w).astype(float) if np.isinf(w).any() else w
                 y[c] = (known[at, c] * w).sum() / w.sum()
-        return out, np.zeros(len(known)), np.zeros((2, attrs.k))
+        return (out,)
 
     def kernel(self, attrs: FillAttrs, x: TensorType, known: TensorType, means: TensorType) -> Callable[..., int]:
         (rows, width), n, k, by_distance = x.shape, known.shape[0], attrs.k, bool(attrs.by_distance)
@@ -257,10 +256,12 @@ class FillFromNearest(Op):
                         total += near[1, i] * w
                         weights += w
                     y[row, c] = total / weights if found else means[c]
-            d[:] = 0.0
-            near[:, :] = 0.0
             return 0
         return fill
+
+    def memory(self, attrs: FillAttrs, x: TensorType, known: TensorType, means: TensorType) -> tuple[TensorType, ...]:
+        """Distances of a row, and the nearest ones that have a column with what they have there."""
+        return TensorType(F64, known.shape[:1]), TensorType(F64, (2, attrs.k))
 
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)

@@ -26,7 +26,7 @@ def _factors(e: Estimator, x: Columns) -> Columns:
     v = dense(x.s, convert(b, x.value(), F64 if kind == np.float64 else F32))
     xh = v.linear(h.T.astype(kind), np.full(len(h), -x.width * alpha * ratio) if alpha * ratio else None, "components")
     steps, tolerance = int(e.number("max_iter")), e.number("tol")
-    return x.dense(b.emit("non_negative_factors", (xh, x.s.const(hh, "gram")), steps=steps, tolerance=tolerance)[0])
+    return x.dense(b.op("non_negative_factors", xh, x.s.const(hh, "gram"), steps=steps, tolerance=tolerance))
 
 
 @converts("SparsePCA", "MiniBatchSparsePCA")

@@ -68,8 +68,8 @@ def _nearest(e: Estimator, x: Columns) -> Columns:
     v = b.op("where", hole, num(b, v, np.nan), v)
     with np.errstate(invalid="ignore"):
         means = np.where(valid, np.nansum(known, 0) / np.maximum((~np.isnan(known)).sum(0), 1), 0)
-    y = b.emit("fill_from_nearest", (v, x.s.const(known, "known"), x.s.const(means, "means")),
-               k=min(int(e.number("n_neighbors")), len(known)), by_distance=int(how == "distance"))[0]
+    y = b.op("fill_from_nearest", v, x.s.const(known, "known"), x.s.const(means, "means"),
+             k=min(int(e.number("n_neighbors")), len(known)), by_distance=int(how == "distance"))
     y = convert(b, y, x.dtype)
     if e.flag("keep_empty_features"):
         out = x.dense(b.op("where", b.constant(valid[None]), y, num(b, y, 0)))

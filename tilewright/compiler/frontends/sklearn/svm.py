@@ -81,7 +81,7 @@ def _probabilities(e: Estimator, x: Columns) -> Value:
     a, c = (np.atleast_1d(e.array(k)).astype(np.float64) for k in ("_probA", "_probB"))
     r = b.op("sigmoid", b.op("neg", b.op("add", b.op("mul", y, x.s.const(a[None], "prob_a")), x.s.const(c[None], "prob_b"))))
     r = b.op("min", b.op("max", r, num(b, r, LEAST)), num(b, r, 1 - LEAST))
-    return b.emit("couple_pairs", (r,), classes=n)[0]
+    return b.op("couple_pairs", r, classes=n)
 
 
 @predicts("SVC", "NuSVC", methods=("predict", "decision_function", "predict_proba", "predict_log_proba"))
