@@ -10,6 +10,8 @@ from tilewright.backends.llvm.entry import emit_entry
 from tilewright.backends.llvm.jit import compile_ir
 from tilewright.backends.plan import KernelCall, Plan, Slot
 from tilewright.backends.target import Target
+from tilewright.ir.builder import GraphBuilder
+from tilewright.ir.graph import Graph
 from tilewright.ir.text import parse_graph
 from tilewright.ir.types import F32, I64, TensorSpec, TensorType
 
@@ -56,3 +58,9 @@ def arguments(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def expected(x: np.ndarray, k: np.ndarray, w: float | np.ndarray = 1.5) -> np.ndarray:
     return ((x + TABLE[k]) * (np.float32(2) * np.asarray(w, np.float32))).astype(np.float32)
+
+
+def top() -> Graph:
+    """The 70 largest of 200, a kernel that numba lowers."""
+    b = GraphBuilder("top")
+    return b.graph(b.emit("topk", (b.input("x", TensorType(F32, (3, 200))),), axis=1, k=70, largest=True))

@@ -19,10 +19,10 @@ from tilewright.backends.llvm.entry import emit_entry
 from tilewright.backends.llvm.export import c_type, identifier
 from tilewright.backends.llvm.jit import compile_ir
 from tilewright.backends.llvm.linker import shared_library
-from tilewright.backends.plan import HostCall, KernelCall, Plan, Slot
+from tilewright.backends.plan import KernelCall, Plan, Slot
 from tilewright.backends.saved import load
 from tilewright.backends.target import Target
-from tilewright.errors import InputError, UnsupportedError
+from tilewright.errors import InputError
 from tilewright.ir.types import BF16, BOOL, F32, U16, TensorSpec, TensorType
 
 N = 300
@@ -152,16 +152,6 @@ def test_header(tmp_path: Path) -> None:
 def test_other_suffixes(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"suffix must be one of .o, .a, .so, .ll, .s"):
         executable(N).export(tmp_path / name)
-
-
-def test_host_calls_are_refused(tmp_path: Path) -> None:
-    t = TensorType(F32, (4,))
-    plan = Plan((("x", t),), (("y", t),), (), 0, (HostCall("topk", "", (Slot("input"), Slot("output")), (t, t), 1, "/head/TopK"),))
-    other = Target.parse("aarch64" if HOST.arch == "x86_64" else "x86-64")
-    i = Instance(plan, [compile_ir(emit_entry(plan), other)], other)
-    exe = Executable([TensorSpec("x", (4,), np.dtype(np.float32))], [TensorSpec("y", (4,), np.dtype(np.float32))], i, other, "net")
-    with pytest.raises(UnsupportedError, match=r"net cannot be exported: it uses topk \(/head/TopK\)"):
-        exe.export(tmp_path / "net.o")
 
 
 def test_no_weights_and_no_workspace(tmp_path: Path) -> None:

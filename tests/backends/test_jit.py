@@ -17,7 +17,7 @@ from tilewright.backends.cache import ObjectCache
 from tilewright.backends.llvm import jit
 from tilewright.backends.llvm.entry import CTX_FIELDS, emit_entry
 from tilewright.backends.llvm.jit import Job, assembly, build, compile_ir, load, optimised_ir
-from tilewright.backends.plan import HostCall, KernelCall, Plan, Slot
+from tilewright.backends.plan import KernelCall, Plan, Slot
 from tilewright.backends.target import Target
 from tilewright.errors import TargetError
 from tilewright.ir.types import F32, I64, TensorType
@@ -31,10 +31,8 @@ def pointers(arrays: list[np.ndarray]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays))
 
 
-def run(library: jit.Library, inputs: list[np.ndarray], outputs: list[np.ndarray], weights: list[np.ndarray], arena_bytes: int,
-        host: list[int] | None = None) -> int:
-    table = (ctypes.c_void_p * 4)(*(host or []))
-    ctx = (ctypes.c_int64 * CTX_FIELDS)(0, ctypes.addressof(table))
+def run(library: jit.Library, inputs: list[np.ndarray], outputs: list[np.ndarray], weights: list[np.ndarray], arena_bytes: int) -> int:
+    ctx = (ctypes.c_int64 * CTX_FIELDS)()
     arena = np.zeros(arena_bytes, np.uint8)
     return RUN(library.address("tw_run"))(pointers(inputs), pointers(outputs), pointers(weights), arena.ctypes.data, ctypes.addressof(ctx))
 
@@ -45,25 +43,17 @@ def test_plan_runs() -> None:
     plan = Plan((("x", t), ("k", TensorType(I64, (5,)))), (("y", t),), (("w", t),), 256, (
         KernelCall("k_table", (Slot("input", 1), table), 1, Slot("arena", 0, 0)),
         KernelCall("k_add", (Slot("input", 0), table, Slot("arena", 0, 128))),
-        HostCall("twice", "", (Slot("arena", 0, 128), Slot("arena", 0, 192)), (t, t), 1),
+        KernelCall("k_twice", (Slot("arena", 0, 128), Slot("arena", 0, 128), Slot("arena", 0, 192))),
         KernelCall("k_mul", (Slot("arena", 0, 192), Slot("weight", 0), Slot("output", 0)))))
-    texts = {"k_table": table_f32("k_table", 5), "k_add": binary_f32("k_add", 5), "k_mul": binary_f32("k_mul", 5, "fmul"),
-             "tw_run": emit_entry(plan)}
+    texts = {"k_table": table_f32("k_table", 5), "k_add": binary_f32("k_add", 5), "k_twice": binary_f32("k_twice", 5),
+             "k_mul": binary_f32("k_mul", 5, "fmul"), "tw_run": emit_entry(plan)}
     library = load([compile_ir(x, HOST) for x in texts.values()], ["tw_run"], HOST)
-
-    @ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.POINTER(ctypes.c_float), ctypes.POINTER(ctypes.c_float))
-    def twice(a: object, out: object) -> int:
-        for i in range(5):
-            out[i] = 2 * a[i]  # pyright: ignore
-        return 1 if out[0] < 0 else 0  # pyright: ignore
-    host = [ctypes.cast(twice, ctypes.c_void_p).value or 0]
     x, w = np.arange(5, dtype=np.float32), np.full(5, 3, np.float32)
     k, y = np.array([0, 1, 2, 3, 3]), np.zeros(5, np.float32)
-    assert run(library, [x, k], [y], [w], 256, host) == 0
+    assert run(library, [x, k], [y], [w], 256) == 0
     np.testing.assert_array_equal(y, (x + np.array([1.5, 2.5, 3.5, 4.5, 4.5], np.float32)) * 2 * 3)
-    assert run(library, [x - 9, k], [y], [w], 256, host) == 1
     for bad in (4, -1):
-        assert run(library, [x, np.array([0, 1, 2, 3, bad])], [y], [w], 256, host) == 1
+        assert run(library, [x, np.array([0, 1, 2, 3, bad])], [y], [w], 256) == 1
 
 
 def test_texts() -> None:

@@ -6,30 +6,30 @@ from dataclasses import replace
 
 import pytest
 
-from tilewright.backends.plan import HostCall, KernelCall, Plan, PlanError, Slot
-from tilewright.ir.types import F32, I64, TensorType
+from tilewright.backends.plan import KernelCall, Plan, PlanError, Slot
+from tilewright.ir.types import F32, TensorType
 
 X, Y = TensorType(F32, (8, 64)), TensorType(F32, ())
 PLAN = Plan((("x", X),), (("y", Y),), (("w", X),), 128, (
     KernelCall("k0", (Slot("input"), Slot("weight"), Slot("arena", 0, 64)), 7, Slot("arena", 0, 0), "matmul"),
-    HostCall("topk", "k=3", (Slot("arena", 0, 64), Slot("output")), (X, TensorType(I64, (3,))), 1, "topk_1")))
+    KernelCall("n0_topk", (Slot("arena", 0, 64), Slot("output")), label="topk_1", reads=(0,))))
 
 
 def test_round_trip() -> None:
     assert Plan.from_json(json.loads(json.dumps(PLAN.to_json()))) == PLAN
-    assert PLAN.symbols == ("k0",) and PLAN.host_calls == (PLAN.calls[1],)
+    assert PLAN.symbols == ("k0", "n0_topk")
 
 
 def test_fills() -> None:
     fill = KernelCall("z", (Slot("arena", 0, 64),), 2, None, "pad border")
     plan = replace(PLAN, fills=(fill,))
-    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan and plan.symbols == ("k0", "z")
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan and plan.symbols == ("k0", "n0_topk", "z")
     for slot in (Slot("arena", 0, 129), Slot("output")):
         with pytest.raises(PlanError):
             Plan.from_json(replace(PLAN, fills=(replace(fill, args=(slot,)),)).to_json())
     calls = PLAN.to_json()["calls"]
     with pytest.raises(PlanError):
-        Plan.from_json({**PLAN.to_json(), "fills": calls})  # a host function among them
+        Plan.from_json({**PLAN.to_json(), "fills": calls})  # they write what is no arena
 
 
 def test_cuts() -> None:

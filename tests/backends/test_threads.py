@@ -17,7 +17,7 @@ import pytest
 
 from tilewright.backends.executable import Executable
 from tilewright.backends.llvm.entry import emit_entry
-from tilewright.backends.plan import HostCall, KernelCall, Plan, PlanError, Slot
+from tilewright.backends.plan import KernelCall, Plan, PlanError, Slot
 from tilewright.backends.saved import load
 from tilewright.backends.target import Target
 from tilewright.compiler.compile import compile as tw_compile
@@ -262,9 +262,9 @@ def test_plan_text_and_checks() -> None:
 def test_entry_of_one_thread_has_no_phases() -> None:
     call = KernelCall("k", (Slot("input"), Slot("output")), trips=8, team=2)
     t = TensorType(F32, (8,))
-    host = HostCall("nonzero", "", (Slot("output"),), (t,), 1)
-    assert "tw_share" not in emit_entry(Plan((("x", t),), (("y", t),), calls=(call, host)))
-    assert "tw_share" in emit_entry(Plan((("x", t),), (("y", t),), calls=(call, host), phases=(0, 1)))
+    serial = KernelCall("n", (Slot("output"),))
+    assert "tw_share" not in emit_entry(Plan((("x", t),), (("y", t),), calls=(call, serial)))
+    assert "tw_share" in emit_entry(Plan((("x", t),), (("y", t),), calls=(call, serial), phases=(0, 1)))
 
 
 def test_threads_of_a_saved_model(tmp_path: Path) -> None:

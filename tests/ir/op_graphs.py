@@ -39,8 +39,8 @@ def op_graph(op: Op, samples: Sequence[Sample], weights: bool = False) -> tuple[
     return b.graph(outs), arrays
 
 
-def has_host_kernel(op: Op, s: Sample) -> bool:
-    """Whether the sample runs a host function, its own or that of an op it decomposes into."""
+def has_kernel(op: Op, s: Sample) -> bool:
+    """Whether the sample runs code that numba lowers, its own or that of an op it decomposes into."""
     if op.kernel(s.attrs, *(None if a is None else TensorType(dtype_of(a.dtype), a.shape) for a in s.inputs)) is not None:
         return True
     if type(op).decompose is Op.decompose:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import tilewright as tw
-from tests.ir.op_graphs import COMPILED, check, has_host_kernel, op_graph, random_schedules
+from tests.ir.op_graphs import COMPILED, check, has_kernel, op_graph, random_schedules
 from tests.machines import LONG, need, run_models
 from tilewright.backends.executable import Executable
 from tilewright.backends.target import Target
@@ -22,11 +22,17 @@ PACKED = ("matmul", "conv", "conv_transpose", "matmul_integer", "layer_norm")
 Case = tuple[str, Graph, dict[str, np.ndarray], Executable]
 
 
-def share(op: Op, most: int) -> list[Sample]:
-    """Samples without host kernels: at most about `most` of them, a choice that differs from op to op."""
-    found = [s for s in op.samples() if not has_host_kernel(op, s)]
-    step = 1 if LONG else max(1, len(found) // most)
-    return found[zlib.crc32(op.name.encode()) % step::step]
+def share(op: Op, most: int, irregular: int = 0) -> list[Sample]:
+    """At most about `most` samples that are tensor programs, and `irregular` that numba takes its time for; a choice that differs
+    from op to op."""
+    kinds: tuple[list[Sample], list[Sample]] = [], []
+    for s in op.samples():
+        kinds[has_kernel(op, s)].append(s)
+    start, chosen = zlib.crc32(op.name.encode()), []
+    for found, n in zip(kinds, (most, irregular), strict=True):
+        step = 1 if LONG else max(1, len(found) // max(n, 1))
+        chosen += found[start % step::step] if n else []
+    return chosen
 
 
 def case(name: str, op: Op, samples: list[Sample], weights: bool = False) -> Case:
@@ -43,7 +49,7 @@ def run(cases: list[Case], folder: Path) -> None:
 
 def test_default_schedules(tmp_path: Path) -> None:
     need("qemu-aarch64")
-    run([case(f"op_{op.name}", op, samples) for op in COMPILED if (samples := share(op, 6))], tmp_path)
+    run([case(f"op_{op.name}", op, samples) for op in COMPILED if (samples := share(op, 6, 1))], tmp_path)
 
 
 def test_packed_weights(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """Every op keeps its contract on every one of its samples: the inferred types are the reference's, and what the op
-compiles to (tensor computations, other ops or a host function) means what the reference says."""
+compiles to (tensor computations, other ops or loops for numba) means what the reference says."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
 
+from tilewright.backends.llvm.irregular import with_helpers
 from tilewright.ir import ops  # noqa: F401  (registers everything)
 from tilewright.ir.builder import GraphBuilder
 from tilewright.ir.expr import Buffer
@@ -89,9 +90,9 @@ def evaluate(op: Op, s: Sample, want: list[np.ndarray]) -> list[np.ndarray]:
     return run_kernel(op, s, want, jit=any(w.dtype.kind in "iu" and w.itemsize < 8 for w in want))  # Python's integers do not wrap
 
 
-def as_memory(a: np.ndarray) -> np.ndarray:
-    """An array as host kernels see it: half floats as uint16, a scalar as one element of rank 1."""
-    a = np.ascontiguousarray(a).reshape(a.shape or (1,))
+def as_memory(op: Op, a: np.ndarray) -> np.ndarray:
+    """An array as kernels see it: half floats as uint16, a scalar as one element of rank 1, all flat for flat ops."""
+    a = np.ascontiguousarray(a).reshape(-1 if op.flat else a.shape or (1,))
     return a.view(np.uint16) if dtype_of(a.dtype).is_float and a.itemsize == 2 else a
 
 
@@ -101,10 +102,12 @@ def run_kernel(op: Op, s: Sample, want: list[np.ndarray], jit: bool = False) -> 
     assert kernel is not None, f"{op.name} has neither compute, decompose nor kernel"
     if jit:
         import numba
+        with_helpers(kernel)
         kernel = numba.njit(kernel)
     outs = [np.zeros(w.shape, w.dtype) for w in want]
+    memory = [np.full(t.shape, 7, t.dtype.numpy) for t in op.memory(s.attrs, *types_of(s.inputs))]
     with np.errstate(all="ignore"):
-        code = kernel(*(as_memory(a) for a in s.inputs if a is not None), *map(as_memory, outs))
+        code = kernel(*(as_memory(op, a) for a in (*s.inputs, *outs) if a is not None), *memory)
     assert not code, "an index was out of range"
     return outs
 

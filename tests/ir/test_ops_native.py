@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
-from tests.ir.op_graphs import COMPILED, check, has_host_kernel, op_graph, random_schedules
+from tests.ir.op_graphs import COMPILED, check, has_kernel, op_graph, random_schedules
 from tests.machines import LONG, targets
 from tilewright.backends.target import Target
 from tilewright.ir.op import OPS, Op, Sample
@@ -20,7 +20,7 @@ SEEDS = 6 if LONG else 1
 
 def regular(op: Op) -> list[Sample]:
     """Samples that become tensor programs."""
-    return [s for s in op.samples() if not has_host_kernel(op, s)]
+    return [s for s in op.samples() if not has_kernel(op, s)]
 
 
 def verify(op: Op, samples: list[Sample], target: Target, weights: bool = False, seed: int | None = None) -> None:

@@ -32,7 +32,7 @@ class LoopRun:
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One call at run time: `program` over the memory at `inputs` and `outputs` (in the order of the program's), or the
-    host function of `node` where there is no program. `group` is the position in the partition, -1 for final copies. `loop`:
+    code of `node`, an irregular op, where there is no program. `group` is the position in the partition, -1 for final copies. `loop`:
     the loop that it is in. `border`: it fills what surrounds a padded value, which no other kernel writes."""
 
     program: Program | None

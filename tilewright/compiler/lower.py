@@ -240,7 +240,7 @@ class _Lowering:
     def _add(self, k: int, node: Node) -> None:
         ins = tuple(None if v is None else Buffer(f"%{v.name}", v.type.dtype, v.type.shape) for v in node.inputs)
         made = OPS[node.op].compute(node.attrs, tuple(v.type for v in node.outputs), *ins)
-        assert made, f"{node.op} has neither computations nor a host function"
+        assert made, f"{node.op} has neither computations nor code of its own"
         names = {f"out{i}": f"%{v.name}" for i, v in enumerate(node.outputs)}
         local = {c.buffer.name: Buffer(names.get(c.buffer.name, f"#{k}:{c.buffer.name}"), c.buffer.dtype, c.buffer.shape) for c in made}
 

@@ -156,7 +156,7 @@ class _Planner:
         if innermost(v, p) > 1 and sum(u.outputs[0].type.size for u in users if u.kind == "layout") > v.type.size:
             return False  # one copy now is less than one for each reader
         for g in self.users.get(v.name, ()):
-            if _is_host(g) and p.strides != contiguous_strides(v.type.shape):
+            if _is_irregular(g) and p.strides != contiguous_strides(v.type.shape):
                 return False
             if g.kind == "attention" and v != g.anchor.operands[1]:
                 continue  # queries, keys and masks are read one element at a time, or transposed in registers
@@ -171,7 +171,7 @@ class _Planner:
                 if v.name in self.viewed:
                     continue
                 at = self.results.get(v.name)
-                if at is not None and _is_host(g) and self.borders.outputs[at] != contiguous_strides(v.type.shape):
+                if at is not None and _is_irregular(g) and self.borders.outputs[at] != contiguous_strides(v.type.shape):
                     at = None  # copied at the end
                 self._own(v, "arena" if at is None else "output", at or 0)
         for name, move in self.viewed.items():       # in order of the graph: sources come first
@@ -254,7 +254,7 @@ class _Planner:
         if g is None or v.name in self.results or v.name in self.claimed:
             return False
         want = Placement(want.storage, want.offset, normal_strides(v.type.shape, want.strides))
-        if (innermost(v, want) != 1 or _is_host(g) and want.strides != contiguous_strides(v.type.shape)
+        if (innermost(v, want) != 1 or _is_irregular(g) and want.strides != contiguous_strides(v.type.shape)
                 or not self._fits(v, want)):
             return False
         self.claimed.add(v.name)
@@ -286,8 +286,8 @@ class _Planner:
         return Views(self.places, self.storages, tuple(roles), copies, self.borders.outputs)
 
 
-def _is_host(g: Group) -> bool:
-    """Whether the group is a host function, which knows contiguous memory only."""
+def _is_irregular(g: Group) -> bool:
+    """Whether the group is an irregular op, whose code knows contiguous memory only."""
     return g.kind == "irregular" and not isinstance(g.anchor.attrs, ScanAttrs)
 
 

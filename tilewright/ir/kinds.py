@@ -4,7 +4,7 @@
     map          an element from a few elements: arithmetic, select, masks by position, gather; no reduction
     reduce       reductions, with maps around them: sums, pooling, softmax, layer norm
     contraction  a sum of products of two operands over distinct axes: matmul, convolution
-    irregular    no computation given: a host function
+    irregular    no computation given: code of an emitter or loops for numba
 """
 from __future__ import annotations
 

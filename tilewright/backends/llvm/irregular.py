@@ -16,6 +16,7 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,6 +157,7 @@ def _lowered(kernel: Callable[..., object], buffers: Sequence[TensorType]) -> tu
     flags = compiler.Flags()
     for name, value in _FLAGS.items():
         setattr(flags, name, value)
+    with_helpers(kernel)
     arguments = tuple(types.Array(numba.from_dtype(_element(t.dtype)), t.rank, "C") for t in buffers)
     with global_compiler_lock:
         context = _context()
@@ -168,6 +170,15 @@ def _lowered(kernel: Callable[..., object], buffers: Sequence[TensorType]) -> tu
     names: dict[str, str] = {}  # numba's have a counter in them, which differs from process to process
     text = re.sub(r"\b_ZN\w+", lambda m: names.setdefault(m[0], f"f{len(names)}"), text)
     return text, names[made.fndesc.llvm_func_name]
+
+
+def with_helpers(kernel: Callable[..., object]) -> None:
+    """Python functions that a kernel calls, from around it, become numba's, to be inlined."""
+    import numba
+    for cell in kernel.__closure__ or ():
+        if isinstance(f := cell.cell_contents, FunctionType):
+            with_helpers(f)
+            cell.cell_contents = numba.njit(f, inline="always")
 
 
 @functools.cache

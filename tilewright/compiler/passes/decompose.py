@@ -1,4 +1,4 @@
-"""Requires: nothing. Ensures: every node's op has a tensor computation or a host kernel.
+"""Requires: nothing. Ensures: every node's op has a tensor computation or a kernel of its own.
 
 Composite operators are replaced by what they are made of, repeatedly:
 

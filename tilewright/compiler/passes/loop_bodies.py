@@ -86,7 +86,7 @@ class _Body:
 
 
 def _stays(c: Constant, g: Graph) -> bool:
-    """Whether a literal can be part of the code: one element, which no host function reads."""
+    """Whether a literal can be part of the code: one element, which no irregular op reads."""
     return c.array.size == 1 and not any(
         c.value in n.operands and OPS[n.op].kernel(n.attrs, *(None if v is None else v.type for v in n.inputs)) is not None
         for n in g.nodes)

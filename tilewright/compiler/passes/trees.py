@@ -7,7 +7,7 @@
         %y = tree_slices(%r, @sizes, @chunks, @conditions, @trees, @nodes, %v, @base) {rows=512, planes=6, …} : f64[512,1]
 
 The engine is the one that costs least, by what one condition, node, leaf and row of each takes. Trees whose structure is not
-known now, or which do not fit into the tables (more than 2^24 columns), keep their op, which runs as a host function.
+known now, or which do not fit into the tables (more than 2^24 columns), keep their op, whose own loops then run.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ops whose element order or output shape depends on the data: scatters, top-k (numba host functions), and the
+"""Ops whose element order or output shape depends on the data: scatters, top-k, and the
 data-dependent ones (NonZero, Unique, Compress, NonMaxSuppression), which run between two segments of a model.
 
 A kernel returns 0, or 1 where an index was outside its dimension; such updates are dropped, so memory stays safe.
@@ -202,14 +202,7 @@ def _scatter(out: np.ndarray, at: tuple[np.ndarray, ...], updates: np.ndarray, r
 
 def _combine(reduction: str) -> Callable[..., object]:
     """The reduction of two scalars, callable from a kernel."""
-    f = _COMBINE[reduction]
-    return f if f.__module__ == "_operator" else _jit(f)
-
-
-def _jit(f: Callable[..., object]) -> Callable[..., object]:
-    """A helper that a kernel calls, compiled for numba's nopython mode."""
-    import numba
-    return numba.njit(f, inline="always")
+    return _COMBINE[reduction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +251,6 @@ class TopK(Op):
             if largest:
                 return a > b or (a != a and b == b)  # noqa: PLR0124
             return a < b or (b != b and a == a)  # noqa: PLR0124
-        before = _jit(before)
 
         def topk(src, out, heap):  # noqa: ANN001, ANN202
             for row in range(outer * inner if k else 0):
@@ -304,8 +296,6 @@ class TopK(Op):
             """Whether position i stands after position j."""
             a, b = src[base + i * inner], src[base + j * inner]
             return before(b, a) or (not before(a, b) and i > j)
-        _after = _jit(_after)
-        _sift_down = _jit(_sift_down)  # pyright: ignore[reportAssignmentType]
         return topk
 
     def samples(self) -> Iterable[Sample]:

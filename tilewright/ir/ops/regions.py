@@ -1,4 +1,4 @@
-"""Pooling of regions of interest: RoiAlign, MaxRoiPool. Their loops depend on the regions, so they are host functions."""
+"""Pooling of regions of interest: RoiAlign, MaxRoiPool. Their loops depend on the regions, so they are loops for numba."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
