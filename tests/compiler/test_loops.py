@@ -15,7 +15,7 @@ import tilewright as tw
 from tests.compiler.plan_interpreter import run_plan
 from tests.ir.op_graphs import random_schedules
 from tilewright.backends.executable import Executable
-from tilewright.backends.plan import Call, KernelCall, Loop, Plan, PlanError, Slot
+from tilewright.backends.plan import KernelCall, Loop, Plan, PlanError, Slot
 from tilewright.backends.saved import load
 from tilewright.compiler import threads as thread_rules
 from tilewright.compiler.passes.loop_bodies import unrolled
@@ -245,7 +245,7 @@ def call(team: int = 1) -> KernelCall:
     return KernelCall("k", (Slot("arena", 0, 0, 64), Slot("input", 0, 640, -64)), 8, team=team)
 
 
-def plan_of(calls: tuple[Call, ...], loops: tuple[Loop, ...], phases: tuple[int, ...] = (), arena: int = 1024) -> Plan:
+def plan_of(calls: tuple[KernelCall, ...], loops: tuple[Loop, ...], phases: tuple[int, ...] = (), arena: int = 1024) -> Plan:
     t = TensorType(F32, (1024,))
     return Plan((("x", t),), (("y", t),), (), arena, calls, phases, loops)
 

@@ -276,7 +276,8 @@ class Executable:
         if not isinstance(self._model, Fixed):
             made = list(self._made.values())
             if len(made) != 1 or made[0].direct is None:
-                raise InputError(f"{purpose} needs one concrete shape for each input of {self.name}; compile with inputs= of these shapes")
+                raise InputError(f"{purpose} needs one concrete shape for each input of {self.name} (compile with inputs= of these "
+                                 "shapes), and shapes inside that do not depend on data")
             return made[0].direct
         return self._model.direct
 
