@@ -93,7 +93,7 @@ def test_saved_with_symbolic_shapes(tmp_path: Path) -> None:
     assert [repr(s) for s in exe.inputs] == ["x: float32[N,4]"]
     np.testing.assert_array_equal(cast(np.ndarray, exe(X)), X.reshape(3, 2, 2))
     with zipfile.ZipFile(tmp_path / "bad.twx", "w") as z:
-        z.writestr("manifest.json", json.dumps({"format": 1, "kind": "model", "options": {"threads": "x"}}))
+        z.writestr("manifest.json", json.dumps({"format": 2, "kind": "model", "options": {"threads": "x"}}))
         z.writestr("model.bin", m.SerializeToString())
     with pytest.raises(ModelError, match=r"damaged"):
         load(tmp_path / "bad.twx")

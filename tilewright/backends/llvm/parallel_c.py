@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..plan import KernelCall, Plan
+from ..plan import Plan
 from .entry import CTX_POOL, PHASE
 
 _TABLES = ("inputs", "outputs", "weights", "arena", "ctx")
