@@ -13,6 +13,7 @@ from tilewright.ir.builder import GraphBuilder
 from tilewright.ir.forest import DEFAULT_LEFT, Field, Forest, MissingKind
 from tilewright.ir.graph import Graph, Value
 from tilewright.ir.interpreter import run_graph
+from tilewright.ir.ops.convert import convert
 from tilewright.ir.ops.tree_engines import RanksAttrs, TreeRanks, rank_inputs
 from tilewright.ir.ops.trees import random_forest
 from tilewright.ir.tree_tables import make_ranks
@@ -121,6 +122,22 @@ def test_wider_steps_round_as_they_do() -> None:
     np.testing.assert_array_equal(result(h, x), result(g, x))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
+def test_nodes_choose_columns(dtype: type) -> None:
+    """Also behind a cast, and of every kind of node."""
+    rng = np.random.default_rng(0)
+    kinds, f = (0, 1, 5, 2, 6), random_forest(rng, np.dtype("f4"), 12, 14, FEATURES)
+    assert len(set(f.nodes[:, Field.KIND])) > len(kinds)
+
+    def chain(b: GraphBuilder, x: Value, w: Callable[..., Value]) -> Value:
+        return convert(b, b.op("gather", x, b.constant(np.array([6, 2, 2, 0])), axis=1), F32)
+    g = graph(chain, f, np.dtype(dtype), features=7)
+    h = fold_thresholds(g)
+    assert [n.op for n in h.nodes] == (["tree_ensemble"] if dtype == np.float32 else ["cast", "tree_ensemble"])
+    x = np.concatenate([table(rng, f.threshold, np.dtype(dtype)), table(rng, f.threshold, np.dtype(dtype))[:, :3]], 1)
+    np.testing.assert_array_equal(result(h, x), result(g, x))
+
+
 REFUSED: dict[str, Chain] = {
     "zero": lambda b, x, w: b.op("mul", x, w("c", 1.0, 0, 2, 3)),                 # 0 * inf is NaN
     "infinite": lambda b, x, w: b.op("sub", x, w("c", 1.0, np.inf, 2, 3)),        # so is inf - inf
@@ -128,8 +145,7 @@ REFUSED: dict[str, Chain] = {
     "square": lambda b, x, w: b.op("mul", x, x),
     "difference": lambda b, x, w: b.op("sub", x, b.op("neg", b.op("abs", x))),
     "mixed": lambda b, x, w: b.op("add", x, b.op("gather", x, b.constant(np.array([1, 2, 3, 0])), axis=1)),
-    "function": lambda b, x, w: b.op("tanh", x),
-    "picked only": lambda b, x, w: b.op("gather", x, b.constant(np.array([1, 2, 3, 0])), axis=1)}
+    "function": lambda b, x, w: b.op("tanh", x)}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,13 +51,15 @@ class CallProfile:
 @dataclass(frozen=True, slots=True)
 class Profile:
     """`calls` in the order of the plan. peak: of one core, in GFLOP/s of f32. memory: bytes a second of a core from memory.
-    seconds: of all calls together, each one's median over `runs` runs."""
+    seconds: of all calls together, each one's median over `runs` runs. rows: that a run took, of a plan for any number of them
+    (a whole block, or one where fewer were given than are worth a block); else 0."""
 
     calls: tuple[CallProfile, ...]
     seconds: float
     runs: int
     peak: float
     memory: float
+    rows: int = 0
 
     def limit(self, c: CallProfile) -> float:
         """The most GFLOP/s that a call can reach by its operations and bytes, all of them from memory: the roofline."""
@@ -71,7 +73,7 @@ class Profile:
     def gflops(self) -> float:
         return sum(c.flops for c in self.calls) / self.seconds / 1e9 if self.seconds else 0.0
 
-    def rows(self) -> list[tuple[str, ...]]:
+    def table(self) -> list[tuple[str, ...]]:
         """A heading and one row for each call."""
         head = ("#", "step", "time", "share", "GFLOP/s", "of peak", "bytes", "GB/s")
         return [head, *((str(k), c.label or c.symbol, time_text(c.seconds), f"{c.seconds / (self.seconds or 1):.1%}",
@@ -79,7 +81,7 @@ class Profile:
                          f"{c.bandwidth / 1e9:.1f}") for k, c in enumerate(self.calls))]
 
     def __str__(self) -> str:
-        rows = self.rows()
+        rows = self.table()
         widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
         left = (1,)
         lines = ["  ".join(x.ljust(w) if c in left else x.rjust(w) for c, (x, w) in enumerate(zip(r, widths, strict=True))).rstrip()
@@ -87,7 +89,8 @@ class Profile:
         return "\n".join([self.summary(), "", *lines])
 
     def summary(self) -> str:
-        return (f"one thread: {time_text(self.seconds)} for {len(self.calls)} calls (median of {self.runs} runs), "
+        what = f", {self.rows} row{'s' * (self.rows > 1)} of a table" if self.rows else ""
+        return (f"one thread{what}: {time_text(self.seconds)} for {len(self.calls)} calls (median of {self.runs} runs), "
                 f"{self.gflops:.1f} GFLOP/s of {self.peak:.0f} that a core can do in f32; memory at {self.memory / 1e9:.1f} GB/s")
 
 
@@ -95,8 +98,8 @@ def profile(instance: Instance, inputs: Sequence[np.ndarray], seconds: float = 1
     """Runs `instance` for about `seconds`, at least five times after one that does not count. Raises TargetError where
     the code is for another kind of machine."""
     require_host(instance.target)
-    plan = instance.plan
-    walk = Walk(instance, inputs)
+    plan, inputs, rows = _for_one_run(instance.plan, inputs)
+    walk = Walk(instance, inputs, plan)
     walk.run()
     stamps, stop = [], time.perf_counter() + seconds
     begin, first = time.perf_counter_ns(), walk.run()
@@ -111,14 +114,30 @@ def profile(instance: Instance, inputs: Sequence[np.ndarray], seconds: float = 1
                   for c, n, lo, m, hi in zip(plan.calls, plan.times, low, median, high, strict=True))
     loop = f32_peak(instance.target)
     peak = max(loop.gflops(0.002) for _ in range(50))  # the ceiling is what the core can do undisturbed: by short bursts
-    return Profile(calls, sum(c.seconds for c in calls), len(stamps), peak, memory_bandwidth())
+    return Profile(calls, sum(c.seconds for c in calls), len(stamps), peak, memory_bandwidth(), rows)
+
+
+def _for_one_run(plan: Plan, inputs: Sequence[np.ndarray]) -> tuple[Plan, Sequence[np.ndarray], int]:
+    """The calls to run, on inputs of exactly the sizes that they read. Of a plan by rows: those for a block, which is filled up
+    with the first rows, or those for one row where a call would take the rows one by one."""
+    way = plan.by_rows
+    if way is None:
+        return plan, inputs, 0
+    rows = way.block if len(inputs[0]) >= way.turn else 1
+    taken = [np.resize(a, (rows, *a.shape[1:])) if a.size else np.zeros((rows, *a.shape[1:]), a.dtype) for a in inputs]
+    if rows > 1:
+        return plan, taken, rows
+    row = {kind: tuple((n, type(t)(t.dtype, (1, *t.shape[1:]))) for n, t in types)
+           for kind, types in (("inputs", plan.inputs), ("outputs", plan.outputs))}
+    return replace(plan, calls=way.calls, by_rows=None, phases=(), **row), taken, 1
 
 
 class Walk:
     """The calls of a plan with all their pointers resolved. `began`: when the last run started, in ns."""
 
-    def __init__(self, instance: Instance, inputs: Sequence[np.ndarray]) -> None:
-        plan = instance.plan
+    def __init__(self, instance: Instance, inputs: Sequence[np.ndarray], plan: Plan | None = None) -> None:
+        """plan: the calls to run, the instance's for a block or those for one row (default: all that a call runs)."""
+        plan = plan or instance.plan
         self._arena = aligned(plan.arena_bytes)
         outputs = [aligned(t.bytes) for _, t in plan.outputs]
         self._alive = (list(inputs), outputs, instance.weight_arrays)

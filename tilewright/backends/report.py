@@ -60,6 +60,8 @@ def _measured(p: Profile) -> list[str]:
 def _steps(i: Instance, rows: Sequence[tuple[str, ...]]) -> str:
     """The fused graph as a table: whose results a step reads, what it is and, once measured, how long it takes."""
     calls, p = i.plan.calls, i.profiled
+    if p and p.rows == 1:  # it is of other calls than these, which are for a block
+        p = None
     pieces, _ = html.flow([c.reads for c in calls])
     head = ["", "#", "step", *(("time", "of the whole", "GFLOP/s", "of peak", "bytes") if p else ("operations", "bytes")), *rows[0][2:]]
     most = max((c.seconds for c in p.calls), default=0.0) if p else 0.0

@@ -12,10 +12,10 @@ and it names the classes that results stand for, where they are no numbers.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -23,35 +23,16 @@ from ..errors import InputError
 from ..ir.types import TensorSpec, TensorType
 from .arguments import Data
 from .executable import Executable, Result
+from .frames import Frame, has_nulls, is_frame, names_of, numbers, reader, refuse_lazy
 from .instance import Instance
 from .target import Target
+
+if TYPE_CHECKING:
+    from .profile import Profile
 
 NAN = "nan"  # in a saved file
 _MOST_PLACES = 64
 _BYTE = 255  # stands for -1
-
-
-class _Array(Protocol):
-    """A column's values: an array of NumPy or of pandas."""
-
-    def to_numpy(self, dtype: object = None, na_value: object = None) -> np.ndarray: ...
-
-
-class _Names(Protocol):
-    def tolist(self) -> list[object]: ...
-
-
-class Frame(Protocol):
-    """As much of pandas.DataFrame as is used."""
-
-    @property
-    def columns(self) -> _Names: ...
-    def __len__(self) -> int: ...
-    def _get_column_array(self, i: int) -> _Array: ...
-
-
-def is_frame(x: object) -> bool:
-    return type(x).__name__ == "DataFrame" and hasattr(x, "columns") and hasattr(x, "iloc")
 
 
 def _is_nan(v: object) -> bool:
@@ -121,6 +102,7 @@ class Boundary:
 
     def block(self, x: object) -> np.ndarray:
         """[rows, columns] for a data frame or array. Raises InputError."""
+        refuse_lazy(x)
         if self.columns is None:
             return np.asarray(x)
         if is_frame(x):
@@ -130,23 +112,26 @@ class Boundary:
             raise InputError(f"the table has shape {list(a.shape)}, expected [rows, {self.width}]")
         out = np.empty((len(a), len(self.columns)), self.dtype)
         for k, c in enumerate(self.columns):
-            out[:, k] = c.codes.encode(a[:, c.position].tolist()) if c.codes else _numbers(a[:, c.position], c.name)
+            out[:, k] = c.codes.encode(a[:, c.position].tolist()) if c.codes else numbers(a[:, c.position], c.name)
         return out
 
     def _from_frame(self, x: Frame, columns: tuple[Column, ...]) -> np.ndarray:
         out = np.empty((len(x), len(columns)), self.dtype)
-        read = _reader(x)
+        read, nulls = reader(x), has_nulls(x)
         for k, (c, at) in enumerate(zip(columns, self._places(x, columns), strict=True)):
             a = read(at)
             if c.codes is not None:
-                out[:, k] = c.codes.encode(np.asarray(a, object).tolist())
+                values: list[object] = np.asarray(a, object).tolist()
+                if nulls and None not in c.codes.table:
+                    values = [np.nan if v is None else v for v in values]
+                out[:, k] = c.codes.encode(values)
             else:
-                out[:, k] = a if isinstance(a, np.ndarray) and a.dtype.kind in "fiub" else _column(a, c.name)
+                out[:, k] = a if isinstance(a, np.ndarray) and a.dtype.kind in "fiub" else numbers(a, c.name)
         return out
 
     def _places(self, x: Frame, columns: tuple[Column, ...]) -> list[int]:
         """Where the columns are in a frame. Raises InputError for those that it lacks."""
-        names = tuple(x.columns.tolist())
+        names = tuple(names_of(x))
         found = self.places.get(names)
         if found is None:
             if self.named:
@@ -185,29 +170,6 @@ class Boundary:
         kind = object if names is None or not all(isinstance(v, str) for v in names) else None
         return Boundary(made, bool(j["named"]), int(cast(int, j["width"])), np.dtype(str(j["dtype"])),
                         None if names is None else np.array(names, kind))
-
-
-def _numbers(a: np.ndarray, name: str) -> np.ndarray:
-    try:
-        return a.astype(np.float64)
-    except (TypeError, ValueError) as e:
-        raise InputError(f"column {name!r} holds something that is no number: {e}") from None
-
-
-def _reader(x: Frame) -> Callable[[int], _Array]:
-    """Columns by position: pandas has a way that makes no Series, in which a call for one row would spend most of its time."""
-    if hasattr(x, "_get_column_array"):
-        return x._get_column_array
-    return lambda k: x.iloc[:, k].array  # type: ignore[attr-defined]
-
-
-def _column(a: _Array, name: str) -> np.ndarray:
-    if isinstance(a, np.ndarray):
-        return _numbers(a, name)
-    try:
-        return a.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as e:
-        raise InputError(f"column {name!r} holds something that is no number: {e}") from None
 
 
 def _key_json(v: object) -> list[object]:
@@ -260,3 +222,10 @@ class TableExecutable(Executable):
         if len(outs) != 1 or not isinstance(y, np.ndarray) or (outs[0].shape, outs[0].dtype) != (y.shape, y.dtype):
             raise InputError("the array to write into has not the shape and dtype of the result")
         outs[0][...] = y
+
+    def profile(self, inputs: Mapping[str, object] | Sequence[object], seconds: float = 1.0) -> Profile:
+        """As `Executable.profile`, for a table by position or by the input's name."""
+        xs = list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)
+        if len(xs) != 1:
+            raise InputError(f"{len(xs)} inputs were given, expected one table")
+        return self._rows.profile([self.boundary.block(xs[0])], seconds)

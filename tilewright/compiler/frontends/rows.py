@@ -49,8 +49,11 @@ class RowSource:
             t = concrete[s.name]
             assert isinstance(t, TensorType)
             made.append(b.input(s.name, t))
+        b._taken.update(self.output_names)  # no weight takes them
+        results = self.build(b, made)
+        b._taken.difference_update(self.output_names)
         outs = []
-        for name, v in zip(self.output_names, self.build(b, made), strict=True):
+        for name, v in zip(self.output_names, results, strict=True):
             outs.append(_named(b, name, v))
         graph = b.graph(outs)
         weights = {k: k for k, c in graph.constants.items() if c.updatable}

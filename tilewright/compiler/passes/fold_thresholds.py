@@ -10,6 +10,8 @@ the number is not above some other one: the last one whose image, computed step 
 threshold. Bisection over the floating-point numbers finds it. Where a step turns the order, the branches change places. What
 becomes of NaN (an imputer may put a number in its place) is computed once for each threshold, and is the way that missing values go.
 
+Where only columns are chosen, the nodes choose them.
+
 Legal where, for each feature that the forest uses, the whole way from its root is such steps, and nobody else reads what lies
 between; nodes that treat about 0 as missing or compare with sets need the root's own numbers. Casts alone are left in place, and
 so is what is cast to f32 from f64: thresholds of f64 would take longer to search than the scaling (10,000 rows through 100 trees of
@@ -18,6 +20,7 @@ scikit-learn behind a MinMaxScaler: 3.9 ms as they are, 5.0 ms folded; 500 trees
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,32 +32,47 @@ from .dce import dce
 from .rewriting import Rewriter, rewrite
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Folded:
+    """A forest over the columns `parts` of `roots`, cast first where `cast` is a node. x: what it was over."""
+
+    m: Monotone
+    x: Value
+    roots: list[Value]
+    parts: list[np.ndarray]
+    nodes: np.ndarray
+    threshold: np.ndarray
+    cast: Node | None = None
+
+
 def fold_thresholds(g: Graph, frozen: bool = False) -> Graph:
     """frozen: weights may become part of the thresholds; else literals alone."""
     found = {n.outputs[0].name: folded for n in g.nodes if n.op == "tree_ensemble" and (folded := _fold(g, n, frozen)) is not None}
     while True:  # all readers of what lies between have to go
-        keep = {k for k, f in found.items() if _private(g, f[0], found)}
+        keep = {k for k, f in found.items() if _private(g, f, found)}
         if len(keep) == len(found):
             break
         found = {k: f for k, f in found.items() if k in keep}
     if not found:
         return g
+    made: dict[str, Value] = {}
 
     def rule(r: Rewriter, n: Node, ins: tuple[Value | None, ...]) -> Sequence[Value] | None:
-        if n.outputs[0].name not in found:
+        f = found.get(n.outputs[0].name)
+        if f is None:
             return None
-        _, roots, parts, nodes, threshold = found[n.outputs[0].name]
-        x = _table(r, roots, parts)
+        x = _table(r, [made.get(v.name, v) for v in f.roots], f.parts)
+        if f.cast is not None:
+            x = r.b.emit("cast", (x,), f.cast.attrs)[0]
         rest = [v for v in ins[3:] if v is not None]
-        return (r.b.op("tree_ensemble", x, r.b.constant(nodes, name="nodes"), r.b.constant(threshold, name="threshold"), *rest),)
+        y = r.b.op("tree_ensemble", x, r.b.constant(f.nodes, name="nodes"), r.b.constant(f.threshold, name="threshold"), *rest)
+        made[n.outputs[0].name] = y
+        return (y,)
     return dce(rewrite(g, rule))
 
 
-_Found = tuple[Monotone, list[Value], list[np.ndarray], np.ndarray, np.ndarray]
-
-
-def _fold(g: Graph, n: Node, frozen: bool) -> _Found | None:
-    """The values and their columns that take the place of the forest's input, its nodes and thresholds."""
+def _fold(g: Graph, n: Node, frozen: bool) -> _Folded | None:
+    """What takes the place of the forest's input, its nodes and thresholds."""
     x = n.operands[0]
     nodes, threshold = (c.array if (c := g.constants.get(v.name)) is not None and not c.updatable else None for v in n.operands[1:3])
     if nodes is None or threshold is None or not len(nodes) or not x.type.shape[0]:
@@ -62,26 +80,41 @@ def _fold(g: Graph, n: Node, frozen: bool) -> _Found | None:
     m = Monotone(g, frozen)
     used, of = np.unique(nodes[:, Field.FEATURE], return_inverse=True)
     lines = m.lines(x, used.astype(np.int64))
-    if lines is None or (lines.root < 0).any() or not _worth(m, x):
+    if lines is None or (lines.root < 0).any():
         return None
     kind = nodes[:, Field.KIND]
-    plain = lines.plain[of]
-    if (~plain & (((kind & (CATEGORICAL | MEMBER)) != 0) | ((kind & MISSING) == MissingKind.ZERO))).any():
-        return None
+    moved = ~lines.plain[of]
     roots = [m.roots[k] for k in np.unique(lines.root)]
     wide = F64.numpy if any(v.type.dtype == F64 for v in roots) else roots[0].type.dtype.numpy
-    if wide.itemsize > threshold.itemsize or (wide != threshold.dtype and (kind & MEMBER).any()):
-        return None
+    sets = (kind & (CATEGORICAL | MEMBER)) != 0
+    if not _worth(m, x, len(roots)) or (moved & (sets | ((kind & MISSING) == MissingKind.ZERO))).any() \
+            or wide.itemsize > threshold.itemsize or (wide != threshold.dtype and (kind & MEMBER).any()):
+        return _behind_cast(g, n, used, of)
     parts, place = _places(lines, roots, m)
     new, t = nodes.copy(), threshold.astype(wide)
     new[:, Field.FEATURE] = place[of]
     _compare_roots(m, lines, x, used, of, nodes, threshold, new, t)
-    return m, roots, parts, new, t
+    return _Folded(m, x, roots, parts, new, t)
 
 
-def _worth(m: Monotone, x: Value) -> bool:
-    """Whether some step is spared that is no mere cast or choice of columns."""
-    return any(m.producers[v].op not in ("cast", "slice", "gather", "concat") for v in _between(m, x))
+def _behind_cast(g: Graph, n: Node, used: np.ndarray, of: np.ndarray) -> _Folded | None:
+    """Columns chosen before a cast are chosen behind it, by the nodes."""
+    m, x = Monotone(g, False), n.operands[0]
+    cast = m.producers.get(x.name)
+    lines = m.lines(cast.operands[0], used.astype(np.int64)) if cast is not None and cast.op == "cast" else None
+    if cast is None or lines is None or not lines.plain.all() or len(np.unique(lines.root)) != 1 or not m.inside:
+        return None
+    nodes, threshold = (g.constants[v.name].array for v in n.operands[1:3])
+    root = m.roots[int(lines.root[0])]
+    nodes = nodes.copy()
+    nodes[:, Field.FEATURE] = lines.column[of]
+    return _Folded(m, cast.operands[0], [root], [np.arange(root.type.shape[1])], nodes, threshold, cast)
+
+
+def _worth(m: Monotone, x: Value, roots: int) -> bool:
+    """Whether a step is spared: a choice of columns that the nodes can make, or arithmetic, not a cast alone."""
+    steps = {m.producers[v].op for v in _between(m, x)} - {"cast"}
+    return bool(steps if roots == 1 else steps - {"slice", "gather", "concat"})
 
 
 def _between(m: Monotone, x: Value) -> set[str]:
@@ -96,11 +129,10 @@ def _between(m: Monotone, x: Value) -> set[str]:
     return seen
 
 
-def _private(g: Graph, m: Monotone, found: dict[str, _Found]) -> bool:
-    """Whether forests that are folded are the only readers of what lies between."""
-    trees = {n.outputs[0].name: n for n in g.nodes if n.outputs and n.outputs[0].name in found}
-    inside = set().union(*(_between(f[0], trees[k].operands[0]) for k, f in found.items()))
-    mine = next(_between(f[0], trees[k].operands[0]) for k, f in found.items() if f[0] is m)
+def _private(g: Graph, f: _Folded, found: dict[str, _Folded]) -> bool:
+    """Whether forests that are folded are the only readers of what lies between, where that is more than a choice of columns."""
+    inside = set().union(*(_between(k.m, k.x) for k in found.values()))
+    mine = {v for v in _between(f.m, f.x) if f.m.producers[v].op not in ("slice", "gather", "concat")}
     if any(v.name in mine for v in g.outputs):
         return False
     return all(u.outputs[0].name in inside or u.outputs[0].name in found for name, us in g.users().items() if name in mine for u in us)

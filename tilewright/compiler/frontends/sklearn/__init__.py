@@ -8,14 +8,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
-from ....backends.tables import Boundary, Codes, Column, is_frame
+from ....backends.frames import Frame, dtypes_of, is_frame, names_of, reader, refuse_lazy
+from ....backends.tables import Boundary, Codes, Column
 from ....errors import InputError, ModelError
 from ....ir.builder import GraphBuilder
 from ....ir.graph import Value
 from ....ir.types import TensorSpec, TensorType, dtype_of
+from ...needed import used_columns
 from ..rows import ROWS, Build, RowSource
 from . import (  # noqa: F401  (they register)
     bayes,
@@ -62,6 +65,7 @@ def _plain(sample: object) -> bool:
 def load_sklearn(model: object, sample: object, method: str = "") -> RowSource:
     """sample: a table like those of the calls: an array of f32 or f64, a data frame, an array of objects; None: an array of
     f64. Raises UnsupportedError naming the estimator, the option and the reason; ModelError for what is not fitted."""
+    refuse_lazy(sample)
     if known(model) and not is_tree(model):
         converter(model)
     method = method or ("predict" if hasattr(model, "predict") else "transform")
@@ -90,12 +94,14 @@ class _Labels:
 
 
 def _framed(model: object, sample: object, method: str, names: Sequence[str] | None, width: int, codes: dict[int, Codes]) -> RowSource:
-    """First with every column, to see which are used, then with those."""
+    """First with every column, to see which the results depend on, then with those; others may be named, but not looked at."""
     dtype = _frame_dtype(sample, codes)
     b = GraphBuilder("dry")
     dry = Scope(b, 1, codes)
-    predict(model, _root(dry, b.input("x", TensorType(dtype_of(dtype), (1, width))), width), method)
-    read = sorted(dry.used)
+    x = b.input("x", TensorType(dtype_of(dtype), (1, width)))
+    y = predict(model, _root(dry, x, width), method)
+    needed = used_columns(b.graph((y,)), x)
+    read = [k for k in sorted(dry.used) if needed[k]] or sorted(dry.used)[:1]
     place = {k: i for i, k in enumerate(read)}
 
     def build(b: GraphBuilder, xs: Sequence[Value]) -> Sequence[Value]:
@@ -133,8 +139,8 @@ def _names(model: object, sample: object) -> Sequence[str] | None:
     found = getattr(model, "feature_names_in_", None)
     if found is None and (steps := getattr(model, "steps", None)):
         found = getattr(steps[0][1], "feature_names_in_", None)
-    names = list(sample.columns) if found is None else list(found)  # type: ignore[attr-defined]
-    given = set(sample.columns)  # type: ignore[attr-defined]
+    own = names_of(cast(Frame, sample))
+    names, given = own if found is None else list(found), set(own)
     if missing := [str(n) for n in names if n not in given]:
         raise InputError(f"the data frame in inputs= lacks the columns {', '.join(missing)} that {type(model).__name__} was fitted on")
     return [str(n) for n in names] if all(isinstance(n, str) for n in names) else None
@@ -162,10 +168,14 @@ def _texts(sample: object, names: Sequence[str] | None, width: int) -> list[int]
         return []
     if isinstance(sample, np.ndarray):
         return [k for k in range(width) if sample.dtype.kind in "US" or any(isinstance(v, str) for v in sample[:, k])]
-    found = []
+    if not is_frame(sample):
+        raise InputError(f"the sample in inputs= is of type {type(sample).__name__}, expected an array or a data frame of pandas, "
+                         "polars or Arrow")
+    found, read, own = [], reader(cast(Frame, sample)), names_of(cast(Frame, sample))
+    if names is None and len(own) != width:
+        raise InputError(f"the data frame in inputs= has {len(own)} columns, expected {width}")
     for k in range(width):
-        s = sample[names[k]] if names is not None else sample.iloc[:, k]  # type: ignore[index,attr-defined]
-        values = np.asarray(s)
+        values = np.asarray(read(own.index(names[k]) if names is not None else k))
         if values.dtype.kind in "OUST" and any(isinstance(v, str) for v in values.tolist()):
             found.append(k)
     return found
@@ -175,5 +185,5 @@ def _frame_dtype(sample: object, codes: dict[int, Codes]) -> np.dtype:
     """f32 where all the numbers are."""
     kinds = {np.dtype(np.float64)}
     if is_frame(sample):
-        kinds = {d for d in sample.dtypes.tolist() if isinstance(d, np.dtype) and d.kind in "fiub"}  # type: ignore[attr-defined]
+        kinds = {d for d in dtypes_of(cast(Frame, sample)) if d.kind in "fiub"}
     return np.dtype(np.float32) if kinds == {np.dtype(np.float32)} else np.dtype(np.float64)

@@ -31,7 +31,7 @@ SAFE_SHIFT = 8.0  # x * w + c with |c| up to so many deviations of x loses less 
 class Scope:
     """What the import of one model shares. codes: of the string columns, by their position in the input. labels: of the
     classes that the result's numbers stand for. used: columns of the input that something reads. place: where these are in
-    the block that compiled code takes; None: all are there."""
+    the block that compiled code takes; None: all are there. Columns that are in no place are not looked at in the end."""
 
     b: GraphBuilder
     rows: int
@@ -43,7 +43,7 @@ class Scope:
     def at(self, columns: Sequence[int]) -> list[int]:
         """Where columns of the input are in the block."""
         self.used.update(columns)
-        return list(columns) if self.place is None else [self.place[k] for k in columns]
+        return list(columns) if self.place is None else [self.place.get(k, 0) for k in columns]
 
     def const(self, a: np.ndarray, name: str = "c") -> Value:
         """Numbers of a model: a literal where few, else a weight, which compiled code does not depend on."""

@@ -6,11 +6,15 @@ import copy
 import numpy as np
 
 from ....errors import UnsupportedError
+from ....ir.builder import GraphBuilder
 from ....ir.graph import Value
-from ....ir.types import I64
-from ..trees import is_tree_model, load_trees
-from .columns import Columns, convert
+from ....ir.types import I64, TensorType
+from ...needed import used_columns
+from ..trees import Table, is_tree_model, load_trees
+from .columns import Columns, convert, pick_columns
 from .estimator import name_classes
+
+MOST_USED = 0.75  # of the columns; where more are used all are read
 
 
 def is_tree(model: object) -> bool:
@@ -25,12 +29,23 @@ def predict_trees(model: object, x: Columns, method: str) -> Value:
     table = load_trees(model, method)
     if table.features != x.width:
         raise UnsupportedError(f"{name} was fitted on {table.features} columns and is given {x.width}")
-    v = x.value()
-    outputs = table.build(x.b, v)
+    outputs = table.build(x.b, _read(table, x))
     if len(outputs) != 1:
         raise UnsupportedError(f"{name}: method={method!r} has {len(outputs)} results, for which a pipeline has no place; compile the "
                                "model alone")
     return outputs[0] if classes is None else name_classes(x.s, convert(x.b, outputs[0], I64), classes)
+
+
+def _read(table: Table, x: Columns) -> Value:
+    """All columns, of which those that no tree looks at hold anything: only the others are computed and read."""
+    b = GraphBuilder("dry")
+    dry = b.input("x", TensorType(x.dtype, (1, table.features)))
+    used = np.flatnonzero(used_columns(b.graph(table.build(b, dry)), dry))
+    if len(used) > MOST_USED * table.features or not len(used):
+        return x.value()
+    place = np.zeros(table.features, np.int64)
+    place[used] = np.arange(len(used))
+    return pick_columns(x.b, x.select(used.tolist()).value(x.dtype), place.tolist())
 
 
 def class_names(model: object) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Tree ensembles of LightGBM, XGBoost and scikit-learn as graphs. The libraries are not imported here: who has a model of one
+"""Tree ensembles of LightGBM, XGBoost, CatBoost and scikit-learn as graphs. The libraries are not imported here: who has a model of one
 has it loaded already; files of LightGBM need none.
 
     table = load_trees(model, "predict")       # what it needs, what it makes
@@ -12,11 +12,13 @@ from pathlib import Path
 from ....errors import UnsupportedError
 from .table import Table
 
+_HEAD = 256  # bytes of a file that tell what it is
+
 __all__ = ["Table", "is_tree_model", "load_trees"]
 
 
 def is_tree_model(model: object) -> bool:
-    """An estimator or booster that `load_trees` knows, or the path of a LightGBM or XGBoost model file."""
+    """An estimator or booster that `load_trees` knows, or the path of a LightGBM, XGBoost or CatBoost (JSON) model file."""
     if isinstance(model, (str, os.PathLike)):
         return _file_kind(Path(model)) != ""
     package, name = type(model).__module__.split(".")[0], type(model).__name__
@@ -35,6 +37,9 @@ def load_trees(model: object, method: str = "", iterations: tuple[int, int] | No
         if _file_kind(path) == "lightgbm":
             from .lightgbm import load_text
             return load_text(path.read_text(), method, iterations)
+        if _file_kind(path) == "catboost":
+            from .catboost import load_json
+            return load_json(path, method, iterations)
         from .xgboost import load_file
         return load_file(path, method, iterations)
     package, name = type(model).__module__.split(".")[0], type(model).__name__
@@ -47,21 +52,23 @@ def load_trees(model: object, method: str = "", iterations: tuple[int, int] | No
     if package == "sklearn":
         from .sklearn import LOADERS
         if iterations is not None:
-            raise UnsupportedError(f"iterations= is for boosters of LightGBM and XGBoost; {name} uses all of its trees")
+            raise UnsupportedError(f"iterations= is for boosters of LightGBM, XGBoost and CatBoost; {name} uses all of its trees")
         return LOADERS[name](model, method)
-    raise UnsupportedError(f"{type(model).__module__}.{name}: CatBoost's oblivious trees over its own quantisation are not read; export "
-                           "the model with save_model(path, format='onnx') and compile that file")
+    from .catboost import load_catboost
+    return load_catboost(model, method, iterations)
 
 
 def _file_kind(path: Path) -> str:
-    """"lightgbm", "xgboost" or "" by suffix and first bytes."""
+    """Which library wrote it ("lightgbm", "xgboost", "catboost"), by suffix and first bytes; "" for other files."""
     try:
         with path.open("rb") as f:
-            head = f.read(64)
+            head = f.read(_HEAD)
     except OSError:
         return ""
     if head.startswith((b"tree\n", b"tree\r\n")):
         return "lightgbm"
-    if path.suffix == ".ubj" or (path.suffix == ".json" and b"learner" in head):
+    if path.suffix == ".ubj" or (path.suffix == ".json" and b"learner" in head[:64]):
         return "xgboost"
+    if path.suffix == ".json" and (b'"features_info"' in head or b'"ctr_data"' in head):
+        return "catboost"
     return ""
