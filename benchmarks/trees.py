@@ -3,6 +3,7 @@
     python -m benchmarks.trees                    # LightGBM 500 trees x 63 leaves x 50 features, one thread
     python -m benchmarks.trees --targets native,x86-64-v3,x86-64-v2 --need 60,15,25,8
     python -m benchmarks.trees --big              # 5,000 trees x 255 leaves: seconds and memory of the compiler
+    python -m benchmarks.trees --shapes           # the same for 10,000 columns, trees of 1,000 levels and more, and single trees
 
 Results are compared with LightGBM's bit by bit before anything counts. LightGBM and every target take turns in short bursts;
 the numbers are the best of each, the ratios those of the bests. LightGBM's one row is timed through `Booster.predict`, its
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -93,18 +95,36 @@ def beside_lightgbm(targets: list[str], rounds: int, seconds: float) -> list[flo
 
 
 # -- a huge forest -----------------------------------------------------------------------------------------------------
-def random_model(path: Path, trees: int = 5000, leaves: int = 255) -> None:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """deep: each tree has one long branch."""
+
+    trees: int
+    leaves: int
+    columns: int = FEATURES
+    deep: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.trees:,} trees x {self.leaves:,} leaves x {self.columns:,} columns{', one branch' * self.deep}"
+
+
+BIG = Shape(5000, 255)
+SHAPES = (Shape(500, 63, 10000), Shape(2000, 255, 10000), Shape(100, 1001, deep=True), Shape(1, 20000, deep=True), Shape(1, 255),
+          Shape(1, 1), Shape(5000, 1), BIG)
+
+
+def random_model(path: Path, shape: Shape) -> None:
     """A model file of LightGBM: trees that grow at random ends, over 255 thresholds for each feature, as its bins make them."""
-    rng = np.random.default_rng(2)
-    grid = np.sort(rng.standard_normal((FEATURES, 255)), 1)
-    head = ["tree", "version=v4", "num_class=1", "num_tree_per_iteration=1", "label_index=0", f"max_feature_idx={FEATURES - 1}",
-            "objective=regression", "feature_names=" + " ".join(f"f{k}" for k in range(FEATURES)),
-            "feature_infos=" + " ".join(["[-9:9]"] * FEATURES), "", ""]
+    rng, leaves = np.random.default_rng(2), shape.leaves
+    grid = np.sort(rng.standard_normal((shape.columns, 255)), 1)
+    head = ["tree", "version=v4", "num_class=1", "num_tree_per_iteration=1", "label_index=0", f"max_feature_idx={shape.columns - 1}",
+            "objective=regression", "feature_names=" + " ".join(f"f{k}" for k in range(shape.columns)),
+            "feature_infos=" + " ".join(["[-9:9]"] * shape.columns), "", ""]
     with path.open("w") as out:
         out.write("\n".join(head))
-        for t in range(trees):
-            left, right = _topology(rng, leaves)
-            feature = rng.integers(0, FEATURES, leaves - 1)
+        for t in range(shape.trees):
+            left, right = _topology(rng, leaves, shape.deep)
+            feature = rng.integers(0, shape.columns, leaves - 1)
             threshold = grid[feature, rng.integers(0, 255, leaves - 1)]
             parts = {"split_feature": feature, "threshold": threshold, "decision_type": np.full(leaves - 1, 2), "left_child": left,
                      "right_child": right, "leaf_value": rng.standard_normal(leaves)}
@@ -113,9 +133,14 @@ def random_model(path: Path, trees: int = 5000, leaves: int = 255) -> None:
         out.write("end of trees\n\n")
 
 
-def _topology(rng: np.random.Generator, leaves: int) -> tuple[np.ndarray, np.ndarray]:
-    """Children, ~leaf where they are leaves: each new node splits a leaf."""
+def _topology(rng: np.random.Generator, leaves: int, deep: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Children, ~leaf where they are leaves: each new node splits a leaf, of deep trees the last one."""
     left, right = np.zeros(leaves - 1, np.int64), np.zeros(leaves - 1, np.int64)
+    if leaves == 1:
+        return left, right
+    if deep:
+        right[:] = np.r_[np.arange(1, leaves - 1), ~(leaves - 1)]
+        return ~np.arange(leaves - 1), right
     left[0], right[0] = ~0, ~1
     place = [(left, 0), (right, 0)]  # where each leaf hangs
     for n, k in enumerate((rng.random(leaves) * np.arange(1, leaves + 1)).astype(int)[1:leaves - 1], 1):
@@ -126,9 +151,9 @@ def _topology(rng: np.random.Generator, leaves: int) -> tuple[np.ndarray, np.nda
     return left, right
 
 
-def compile_big(path: Path) -> None:
+def compile_shape(path: Path, shape: Shape) -> None:
     """In a process of its own: prints seconds and the peak of memory."""
-    x = np.random.default_rng(3).standard_normal((300, FEATURES))
+    x = np.random.default_rng(3).standard_normal((300, shape.columns))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     begin, cpu = time.perf_counter(), time.process_time()
     exe = tw.compile(path, threads=1, cache=False)
@@ -137,9 +162,14 @@ def compile_big(path: Path) -> None:
     seconds, cpu, peak = time.perf_counter() - begin, time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     wanted = importlib.import_module("lightgbm").Booster(model_file=str(path)).predict(x, num_threads=1)
     assert np.array_equal(y, wanted), "the forest's result differs from LightGBM's"
-    print(f"5,000 trees x 255 leaves: {seconds:.1f} s from the file to the first result ({cpu:.1f} s of processor), "
+    print(f"{shape}: {seconds:.1f} s from the file to the first result ({cpu:.1f} s of processor), "
           f"{peak:.2f} GiB at the peak ({before:.2f} before); "
           f"300 rows {best(run, x, 1) * 1e3:.1f} ms, one row {best(run, x[:1], 1) * 1e6:.0f} us")
+
+
+def _file(shape: Shape) -> Path:
+    name = f"random_{shape.trees}x{shape.leaves}" + (f"x{shape.columns}" if shape.columns != FEATURES else "") + "_deep" * shape.deep
+    return cached(f"{name}.txt", lambda path: random_model(path, shape))
 
 
 def main() -> int:
@@ -149,14 +179,17 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.15)
     parser.add_argument("--big", action="store_true")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--shapes", action="store_true")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     a = parser.parse_args()
-    if a.child:
-        compile_big(a.child)
+    if a.child is not None:
+        compile_shape(_file(SHAPES[a.child]), SHAPES[a.child])
         return 0
-    if a.big:
-        path = cached("random_5000x255.txt", random_model)
-        return subprocess.run([sys.executable, "-m", "benchmarks.trees", "--child", str(path)], check=False).returncode
+    if a.big or a.shapes:
+        chosen = range(len(SHAPES)) if a.shapes else [SHAPES.index(BIG)]
+        for k in chosen:
+            _file(SHAPES[k])
+        return max(subprocess.run([sys.executable, "-m", "benchmarks.trees", "--child", str(k)], check=False).returncode for k in chosen)
     ratios = beside_lightgbm(a.targets.split(","), a.rounds, a.seconds)
     needed = [float(v) for v in a.need.split(",") if v]
     short = [f"x{r:.1f} < x{n:g}" for r, n in zip(ratios, needed, strict=False) if r < n]

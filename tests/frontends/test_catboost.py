@@ -77,7 +77,29 @@ class CatBoostRegressor:
         Path(fname).write_text((HERE / "regression.json").read_text())
 
 
-CatBoostRegressor.__module__ = "catboost.core"
+class CatBoostClassifier(CatBoostRegressor):
+    """With classes that have names."""
+
+    n_features_in_ = 5
+    classes_ = np.array(["a", "b", "c"])
+
+    def save_model(self, fname: str, format: str) -> None:
+        Path(fname).write_text((HERE / "multiclass.json").read_text())
+
+    def predict(self) -> None:
+        raise AssertionError
+
+    predict_proba = predict
+
+
+CatBoostRegressor.__module__ = CatBoostClassifier.__module__ = "catboost.core"
+
+
+def test_names_of_classes() -> None:
+    pytest.importorskip("sklearn")
+    x, numbers = RECORDED["x"], RECORDED["multiclass.predict"]
+    want = CatBoostClassifier.classes_[np.searchsorted(np.unique(numbers), numbers)]
+    np.testing.assert_array_equal(np.asarray(tw.compile(CatBoostClassifier(), inputs=x, threads=1)(x)), want)
 
 
 def test_estimators_and_rounds() -> None:

@@ -25,8 +25,8 @@ def predict_trees(model: object, x: Columns, method: str) -> Value:
     """Classes that are no numbers are counted first and named after the call."""
     name, classes = type(model).__name__, None
     if method == "predict" and (named := class_names(model)) is not None:
-        classes, model = named, _with_numbers(model, len(named))
-    table = load_trees(model, method)
+        classes, model = named, model if _of_catboost(model) else _with_numbers(model, len(named))
+    table = load_trees(model, method, numbered=classes is not None)
     if table.features != x.width:
         raise UnsupportedError(f"{name} was fitted on {table.features} columns and is given {x.width}")
     outputs = table.build(x.b, _read(table, x))
@@ -56,6 +56,11 @@ def class_names(model: object) -> np.ndarray | None:
     if not isinstance(classes, np.ndarray) or classes.dtype.kind in "biuf":
         return None
     return classes
+
+
+def _of_catboost(model: object) -> bool:
+    """Whose classes are in the model alone."""
+    return type(model).__module__.split(".")[0] == "catboost"
 
 
 def _with_numbers(model: object, n: int) -> object:

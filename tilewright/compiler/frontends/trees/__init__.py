@@ -28,10 +28,11 @@ def is_tree_model(model: object) -> bool:
     return package in ("lightgbm", "xgboost", "catboost")
 
 
-def load_trees(model: object, method: str = "", iterations: tuple[int, int] | None = None) -> Table:
+def load_trees(model: object, method: str = "", iterations: tuple[int, int] | None = None, numbered: bool = False) -> Table:
     """method: "predict" (default), "predict_proba", "decision_function" or "raw_score", "apply" (the leaves' numbers), what the
     model has of them. iterations: the boosting rounds [begin, end) to use (default: what the library's own predict uses).
-    Raises UnsupportedError for what is not compiled, with its name and the reason; ModelError for damaged files."""
+    numbered: CatBoost's classes are 0, 1, …, whatever they are called. Raises UnsupportedError for what is not compiled, with its
+    name and the reason; ModelError for damaged files."""
     if isinstance(model, (str, os.PathLike)):
         path = Path(model)
         if _file_kind(path) == "lightgbm":
@@ -55,7 +56,7 @@ def load_trees(model: object, method: str = "", iterations: tuple[int, int] | No
             raise UnsupportedError(f"iterations= is for boosters of LightGBM, XGBoost and CatBoost; {name} uses all of its trees")
         return LOADERS[name](model, method)
     from .catboost import load_catboost
-    return load_catboost(model, method, iterations)
+    return load_catboost(model, method, iterations, numbered)
 
 
 def _file_kind(path: Path) -> str:

@@ -26,6 +26,7 @@ Json = Mapping[str, object]
 _EXP = ("Poisson", "Tweedie", "LogLinQuantile")
 _BINARY = ("Logloss", "CrossEntropy")
 _MULTI = ("MultiClass", "MultiClassOneVsAll")
+_Split = tuple[int, float, int, float | None]  # column, threshold, kind, number
 
 
 class _Model(Protocol):
@@ -33,8 +34,8 @@ class _Model(Protocol):
     def is_fitted(self) -> bool: ...
 
 
-def load_catboost(model: object, method: str, iterations: tuple[int, int] | None) -> Table:
-    """An estimator: CatBoost, CatBoostRegressor, CatBoostClassifier, CatBoostRanker."""
+def load_catboost(model: object, method: str, iterations: tuple[int, int] | None, numbered: bool = False) -> Table:
+    """An estimator: CatBoost, CatBoostRegressor, CatBoostClassifier, CatBoostRanker. numbered: classes are 0, 1, …"""
     name, m = type(model).__name__, cast(_Model, model)
     if not hasattr(model, "save_model"):
         raise UnsupportedError(f"{name} is no model of CatBoost that can be read")
@@ -49,7 +50,7 @@ def load_catboost(model: object, method: str, iterations: tuple[int, int] | None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.json"
         m.save_model(str(path), format="json")
-        return _table(_read(path), name, method, iterations, hasattr(model, "predict_proba"))
+        return _table(_read(path), name, method, iterations, hasattr(model, "predict_proba"), numbered)
 
 
 def load_json(path: Path, method: str, iterations: tuple[int, int] | None) -> Table:
@@ -87,7 +88,7 @@ def _loss(data: Json) -> tuple[str, Json]:
     return str(loss), cast(Json, info.get("class_params", {})) if isinstance(info, Mapping) else {}
 
 
-def _table(data: Json, name: str, method: str, iterations: tuple[int, int] | None, classifier: bool) -> Table:
+def _table(data: Json, name: str, method: str, iterations: tuple[int, int] | None, classifier: bool, numbered: bool = False) -> Table:
     oblivious = "oblivious_trees" in data
     known = ["predict", *(["predict_proba"] if classifier else []), "raw_score", *(["apply"] if oblivious else [])]
     method = wanted(name, method, *known)
@@ -104,7 +105,8 @@ def _table(data: Json, name: str, method: str, iterations: tuple[int, int] | Non
         (_add_oblivious if oblivious else _add_tree)(grove, t, features, len(shift))
     f = checked(grove.forest(np.zeros(len(shift))), features.count, name)
     leaves = grove.leaf_forest([np.arange(len(v)) for v in grove.values])
-    labels = _labels(classes, name) if classifier and method == "predict" else None
+    labels = _labels(classes, name) if classifier and method == "predict" else np.arange(0)
+    labels = np.arange(len(labels)) if numbered else labels
     if method in ("predict", "predict_proba"):
         _check(loss, classifier, name)
 
@@ -118,7 +120,7 @@ def _table(data: Json, name: str, method: str, iterations: tuple[int, int] | Non
         if method == "raw_score" or not classifier:
             y = b.op("exp", y) if method != "raw_score" and loss in _EXP else y
             return (flat(b, y) if len(shift) == 1 else y,)
-        return (_probabilities(b, y, loss) if method == "predict_proba" else _class(b, y, cast(np.ndarray, labels), name),)
+        return (_probabilities(b, y, loss) if method == "predict_proba" else _class(b, y, labels, name),)
     return Table(name, features.count, ("y",), build, np.float32)
 
 
@@ -139,7 +141,7 @@ class _Features:
         self.values = {int(str(h["hash"])): str(h["value"]) for h in _list(info, "cat_features_hash")}
         self.count = max([*self.numbers.values(), *self.categories.values()], default=-1) + 1
 
-    def split(self, s: Json) -> tuple[int, float, int, float | None]:
+    def split(self, s: Json) -> _Split:
         """Column, threshold and kind of a question, and the number that it asks for if that is its kind."""
         kind = str(_get(s, "split_type"))
         if kind == "FloatFeature":
@@ -158,27 +160,16 @@ class _Features:
         return self.categories[index], 0.0, MEMBER | MissingKind.NAN, number
 
 
-class _Nodes:
-    """Nodes of one tree under construction; a question for a number goes left where it is met, so its children change places."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, float, int, float | None]] = []
-        self.children: list[tuple[int, int]] = []
-
-    def add(self, split: tuple[int, float, int, float | None], no: int, yes: int) -> None:
-        self.rows.append(split)
-        self.children.append((no, yes) if split[3] is None else (yes, no))
-
-    def into(self, grove: Grove, values: np.ndarray) -> None:
-        column, threshold, kind, number = zip(*self.rows, strict=True) if self.rows else ((), (), (), ())
-        left, right = zip(*self.children, strict=True) if self.children else ((), ())
-        sets = None
-        if any(v is not None for v in number):
-            asked = np.array([v is not None for v in number])
-            words = np.array([v for v in number if v is not None], np.float32).view(np.uint32)
-            sets = np.where(asked, np.cumsum(asked) - 1, 0), asked.astype(np.int64), words
-        ints = [np.array(a, np.int64) for a in (column, left, right, kind)]
-        grove.add(ints[0], np.array(threshold, np.float32), ints[1], ints[2], ints[3], values, 0, sets)
+def _add(grove: Grove, splits: Sequence[_Split], which: np.ndarray, no: np.ndarray, yes: np.ndarray, values: np.ndarray) -> None:
+    """A tree whose node k asks splits[which[k]]. A question for a number goes left where it is met, so its children change places."""
+    column, threshold, kind, number = zip(*splits, strict=True) if splits else ((), (), (), ())
+    asks = np.array([v is not None for v in number], bool)[which]
+    sets = None
+    if asks.any():
+        words = np.array([0.0 if v is None else v for v in number], np.float32).view(np.uint32)
+        sets = np.where(asks, which, 0), asks.astype(np.int64), words
+    ints = [np.array(a, np.int64)[which] for a in (column, kind)]
+    grove.add(ints[0], np.array(threshold, np.float32)[which], np.where(asks, yes, no), np.where(asks, no, yes), ints[1], values, 0, sets)
 
 
 def _add_oblivious(grove: Grove, t: Json, features: _Features, width: int) -> None:
@@ -188,19 +179,16 @@ def _add_oblivious(grove: Grove, t: Json, features: _Features, width: int) -> No
     depth = len(splits)
     if len(values) != 1 << depth:
         raise ModelError(f"the CatBoost model is damaged: a tree of {depth} levels has {len(values)} leaves")
-    nodes = _Nodes()
-    for level in range(depth):
-        first = (1 << level) - 1
-        for k in range(1 << level):
-            below = 2 * (first + k) + 1
-            ends = (below, below + 1) if level < depth - 1 else (~(2 * k), ~(2 * k + 1))
-            nodes.add(splits[depth - 1 - level], *ends)
-    nodes.into(grove, values)
+    level = np.repeat(np.arange(depth), 1 << np.arange(depth))
+    inner = len(level)
+    left = 2 * np.arange(inner) + 1
+    no, yes = (np.where(child < inner, child, ~(child - inner)) for child in (left, left + 1))
+    _add(grove, splits, depth - 1 - level, no, yes, values)
 
 
 def _add_tree(grove: Grove, t: Json, features: _Features, width: int) -> None:
     """Nested nodes; leaves in order from left to right."""
-    nodes, values = _Nodes(), []
+    values: list[np.ndarray] = []
     numbers: dict[int, int] = {}
     order: list[Json] = []
     stack = [t]
@@ -213,11 +201,10 @@ def _add_tree(grove: Grove, t: Json, features: _Features, width: int) -> None:
         else:
             numbers[id(n)] = ~len(values)
             values.append(np.atleast_1d(np.asarray(_get(n, "value"), np.float64)))
-    for n in order:
-        nodes.add(features.split(cast(Json, n["split"])), numbers[id(n["left"])], numbers[id(n["right"])])
     if any(len(v) != width for v in values):
         raise ModelError(f"the CatBoost model is damaged: a leaf has not {width} values")
-    nodes.into(grove, np.stack(values))
+    no, yes = (np.array([numbers[id(n[side])] for n in order], np.int64) for side in ("left", "right"))
+    _add(grove, [features.split(cast(Json, n["split"])) for n in order], np.arange(len(order)), no, yes, np.stack(values))
 
 
 # -- results -----------------------------------------------------------------------------------------------------------
