@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from ...ir.graph import Attrs, Node
 from ...ir.ops import tree_engines as trees
+from ...ir.ops.nearest import NearestAttrs
 from ...ir.types import TensorType
 from ..target import Target
-from . import irregular, tree_ranks, tree_row, tree_slices, tree_walk
+from . import irregular, nearest, tree_ranks, tree_row, tree_slices, tree_walk
 
 Types = tuple[TensorType, ...]
 
@@ -34,9 +35,9 @@ def native_code(node: Node, target: Target) -> NativeCode:
                           lambda symbol: irregular.emit_irregular(symbol, node, target))
     ins = tuple(v.type for v in node.operands)
     key = f"{node.op}|{_code_shape(node.op, node.attrs, ins)}"  # the target is part of every object's key
-    trips, workspace, text = _MAKERS[node.op](node.attrs, ins, target)
+    trips, workspace, seconds, text = _MAKERS[node.op](node.attrs, ins, target)
     size = sum(v.type.bytes for v in (*node.operands, *node.outputs))
-    return NativeCode(key, trips, workspace, trees.cycles(node.op, node.attrs, ins) / 2.5e9, size, text)
+    return NativeCode(key, trips, workspace, seconds or trees.cycles(node.op, node.attrs, ins) / 2.5e9, size, text)
 
 
 def _code_shape(op: str, attrs: Attrs, ins: Types) -> object:
@@ -44,6 +45,8 @@ def _code_shape(op: str, attrs: Attrs, ins: Types) -> object:
     if op == "tree_ranks":
         assert isinstance(attrs, trees.RanksAttrs)
         return ins[0], attrs.slices
+    if op == "nearest":
+        return ins, attrs
     of_values = ins[-2].dtype, ins[-2].shape[1], ins[-1].shape
     if op == "tree_slices":
         assert isinstance(attrs, trees.SlicesAttrs)
@@ -51,26 +54,32 @@ def _code_shape(op: str, attrs: Attrs, ins: Types) -> object:
     return (ins[0].shape[0], of_values) if op == "tree_walk" else (-(-ins[0].shape[1] // 64), ins[3].shape[2], of_values)
 
 
-_Made = tuple[int, int, Callable[[str], str]]
+_Made = tuple[int, int, float, Callable[[str], str]]  # seconds 0: as `tree_engines.cycles` says
 
 
 def _ranks(a: Attrs, ins: Types, target: Target) -> _Made:
     assert isinstance(a, trees.RanksAttrs)
-    return tree_ranks.trips(ins[0], a), 0, lambda symbol: tree_ranks.emit_ranks(symbol, a, ins, target)
+    return tree_ranks.trips(ins[0], a), 0, 0.0, lambda symbol: tree_ranks.emit_ranks(symbol, a, ins, target)
 
 
 def _walk(a: Attrs, ins: Types, target: Target) -> _Made:
-    return tree_walk.trips(ins[0].shape[0]), 0, lambda symbol: tree_walk.emit_walk(symbol, ins)
+    return tree_walk.trips(ins[0].shape[0]), 0, 0.0, lambda symbol: tree_walk.emit_walk(symbol, ins)
 
 
 def _slices(a: Attrs, ins: Types, target: Target) -> _Made:
     assert isinstance(a, trees.SlicesAttrs)
-    return tree_slices.trips(a), tree_slices.workspace_bytes(a, ins), lambda symbol: tree_slices.emit_slices(symbol, a, ins, target)
+    return tree_slices.trips(a), tree_slices.workspace_bytes(a, ins), 0.0, lambda symbol: tree_slices.emit_slices(symbol, a, ins, target)
 
 
 def _row(a: Attrs, ins: Types, target: Target) -> _Made:
-    return 1, tree_row.workspace_bytes(ins), lambda symbol: tree_row.emit_row(symbol, ins, target)
+    return 1, tree_row.workspace_bytes(ins), 0.0, lambda symbol: tree_row.emit_row(symbol, ins, target)
+
+
+def _nearest(a: Attrs, ins: Types, target: Target) -> _Made:
+    assert isinstance(a, NearestAttrs)
+    return (nearest.trips(ins[0]), nearest.workspace_bytes(), nearest.seconds(ins[0], ins[2], target),
+            lambda symbol: nearest.emit_nearest(symbol, ins, a.k, target))
 
 
 _MAKERS: dict[str, Callable[[Attrs, Types, Target], _Made]] = {
-    "tree_ranks": _ranks, "tree_walk": _walk, "tree_slices": _slices, "tree_row": _row}
+    "nearest": _nearest, "tree_ranks": _ranks, "tree_walk": _walk, "tree_slices": _slices, "tree_row": _row}

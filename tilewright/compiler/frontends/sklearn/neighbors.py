@@ -4,17 +4,24 @@ from __future__ import annotations
 import numpy as np
 
 from ....ir.graph import Value
+from ....ir.ops.nearest import MOST, point_tiles
 from ....ir.types import F32, F64, I32
 from .columns import Columns, convert, dense, divided, flat, num
 from .estimator import Estimator, best, classes_named, converts, predicts
 
 
-def squared_distances(x: Columns, points: np.ndarray) -> Value:
-    """[rows, points] in f64. Around the points' centre, so that little cancels; never below 0."""
+def _centred(x: Columns, points: np.ndarray) -> tuple[Value, np.ndarray, Value]:
+    """Rows and points around the points' centre, so that little cancels, and the rows' squares [rows, 1]; f64."""
     b, points = x.b, points.astype(np.float64)
     center = points.mean(0)
-    v, p = b.op("sub", convert(b, x.value(), F64), x.s.const(center, "center")), points - center
-    own = b.op("reduce", v, kind="sum_square", axes=(1,), keepdims=1)
+    v = b.op("sub", convert(b, x.value(), F64), x.s.const(center, "center"))
+    return v, points - center, b.op("reduce", v, kind="sum_square", axes=(1,), keepdims=1)
+
+
+def squared_distances(x: Columns, points: np.ndarray) -> Value:
+    """[rows, points] in f64; never below 0."""
+    b = x.b
+    v, p, own = _centred(x, points)
     d = b.op("add", dense(x.s, v).linear(-2 * p.T, (p * p).sum(1), "points"), own)
     return b.op("max", d, num(b, d, 0))
 
@@ -51,8 +58,8 @@ def gaps(x: Columns, points: np.ndarray, name: str = "points") -> tuple[Value, V
     return v, x.s.const(points.astype(np.float64)[None], name)
 
 
-def distances(e: Estimator, x: Columns) -> Value:
-    """[rows, training points] in f64; squares of them where they are Euclidean."""
+def _metric(e: Estimator) -> tuple[str, np.ndarray]:
+    """The metric's name, and the training points."""
     metric = e.text("effective_metric_")
     if metric not in ("euclidean", "l2", "minkowski", "manhattan", "l1", "cityblock", "chebyshev") or (
             metric == "minkowski" and e.number("p") != 2):
@@ -60,6 +67,12 @@ def distances(e: Estimator, x: Columns) -> Value:
     points = e.get("_fit_X")
     if not isinstance(points, np.ndarray):
         raise e.refuse("a model fitted on sparse data", "fit it on an array")
+    return metric, points
+
+
+def distances(e: Estimator, x: Columns) -> Value:
+    """[rows, training points] in f64; squares of them where they are Euclidean."""
+    metric, points = _metric(e)
     b = x.b
     if metric in EUCLIDEAN:
         return squared_distances(x, points)
@@ -70,11 +83,18 @@ def distances(e: Estimator, x: Columns) -> Value:
 def nearest(e: Estimator, x: Columns, k: int) -> tuple[Value, Value]:
     """Distances and positions [rows, k] in the training set, nearest first. Of equal distances the first come first, where the
     library's trees may choose others."""
-    near, at = x.b.emit("topk", (distances(e, x),), axis=1, k=k, largest=False)
-    if e.text("effective_metric_") not in EUCLIDEAN:
+    metric, points = _metric(e)
+    if metric not in EUCLIDEAN:
+        near, at = x.b.emit("topk", (distances(e, x),), axis=1, k=k, largest=False)
         return near, at
+    if k <= MOST:
+        v, p, own = _centred(x, points)
+        tiles, squares = point_tiles(p)
+        near, at = x.b.emit("nearest", (v, own, x.s.const(tiles, "points"), x.s.const(squares, "squares")), k=k)
+    else:
+        near, at = x.b.emit("topk", (squared_distances(x, points),), axis=1, k=k, largest=False)
     if e.text("_fit_method") != "brute":
-        return _exact(x, e.array("_fit_X").astype(np.float64), at), at
+        return _exact(x, points.astype(np.float64), at), at
     return x.b.op("sqrt", near), at
 
 
