@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tilewright.autotune.task import Task, tasks_of
+from tilewright.autotune.extract import tasks_of
+from tilewright.autotune.task import Task
 from tilewright.backends.target import Target
 from tilewright.compiler.build import Options
 from tilewright.ir import ops as _ops  # noqa: F401  (registers every op)

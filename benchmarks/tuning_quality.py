@@ -24,10 +24,11 @@ import numpy as np
 from benchmarks import tuning_records
 from benchmarks.trials import Trials
 from tilewright.autotune.cost_model import CostModel, rank_correlation
+from tilewright.autotune.extract import extract
 from tilewright.autotune.features import Features
 from tilewright.autotune.search import Search
 from tilewright.autotune.space import Decisions, Space
-from tilewright.autotune.task import Task, extract, parse_workload
+from tilewright.autotune.task import Task, parse_workload
 from tilewright.backends.target import Target
 
 TASKS = Path(__file__).parent / "data" / "tuning_tasks.jsonl"

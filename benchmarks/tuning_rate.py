@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tuning_quality import load_tasks
+from tilewright.autotune.extract import extract
 from tilewright.autotune.log import TuningLog
 from tilewright.autotune.measure import Measurer
-from tilewright.autotune.task import Task, extract
+from tilewright.autotune.task import Task
 from tilewright.autotune.tuner import Session
 from tilewright.backends.target import Target
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.compiler.programs import random_inputs, run_native
+from tilewright.autotune.extract import tasks_of
 from tilewright.autotune.features import Features
 from tilewright.autotune.space import Space, schedule_key
-from tilewright.autotune.task import Task, task_of, tasks_of
+from tilewright.autotune.task import Task, task_of
 from tilewright.backends.target import Target
 from tilewright.compiler.build import Options
 from tilewright.compiler.schedule.default import default_schedule

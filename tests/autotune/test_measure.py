@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.autotune.programs import matmul, softmax, task
-from tilewright.autotune.builder import Built, build, build_scheduled
+from tilewright.autotune.builder import build, build_scheduled
+from tilewright.autotune.built import Built
 from tilewright.autotune.check import expected, make_inputs, usable
 from tilewright.autotune.log import Steps
 from tilewright.autotune.measure import Limits, Measurer, ProcessBuilder, Result

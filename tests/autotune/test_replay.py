@@ -13,12 +13,13 @@ import pytest
 import tilewright as tw
 from tests.autotune.programs import mlp
 from tilewright.autotune import replay as replaying
+from tilewright.autotune.extract import extract
 from tilewright.autotune.log import Hardware, LogWarning, Record, Steps, TuningLog, record
 from tilewright.autotune.replay import Fixed, LogSource, replay
 from tilewright.autotune.schedules import space_of
-from tilewright.autotune.task import Task, extract, model_text
+from tilewright.autotune.task import Task, model_text
 from tilewright.backends.target import Target
-from tilewright.compiler.sites import workload_hash
+from tilewright.compiler.schedule.source import workload_hash
 
 HOST = Target.host()
 

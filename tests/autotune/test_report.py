@@ -7,8 +7,8 @@ import tilewright as tw
 from tests.autotune.programs import mlp
 from tests.benchmarks.test_results import browser, check_in_browser
 from tilewright.autotune.choice import make_search
+from tilewright.autotune.extract import extract
 from tilewright.autotune.schedules import space_of
-from tilewright.autotune.task import extract
 from tilewright.autotune.tuner import Point, TaskState, Tuned
 
 __all__ = ["browser"]

@@ -7,7 +7,8 @@ import pytest
 
 import tilewright as tw
 from tests.autotune.programs import matmul, mlp, softmax, task
-from tilewright.autotune.task import extract, model_text, parse_workload, task_of
+from tilewright.autotune.extract import extract
+from tilewright.autotune.task import model_text, parse_workload, task_of
 from tilewright.backends.target import Target
 from tilewright.compiler.schedule.source import Wanted
 from tilewright.errors import ModelError

@@ -16,9 +16,10 @@ import pytest
 
 import tilewright as tw
 from tests.autotune.programs import mlp
+from tilewright.autotune.extract import extract
 from tilewright.autotune.log import Record, Steps, TuningLog
 from tilewright.autotune.measure import Result
-from tilewright.autotune.task import Task, extract
+from tilewright.autotune.task import Task
 from tilewright.autotune.tuner import Session
 from tilewright.autotune.view import PlainView, default_view, summary
 

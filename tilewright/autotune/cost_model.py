@@ -106,7 +106,7 @@ class TaskModel:
         known = self.base.predict(x) if self.base is not None else np.full(len(x), 0.5, np.float32)
         if self._own is None:
             return known
-        return self._own.predict(_data(x, margin=known))
+        return self._own.predict(_data(x, margin=known, names=False))
 
     def update(self, x: np.ndarray, speed: np.ndarray) -> None:
         """Fits the task's own trees to all its trials so far. x: [n, F]; speed: [n] of the candidates, in any unit; 0: failed."""
@@ -117,13 +117,14 @@ class TaskModel:
         known = self.base.predict(x) if self.base is not None else np.full(len(x), 0.5, np.float32)
         settings = ONLINE | {"objective": SQUARED, "seed": self.seed, "nthread": 1}
         # fast candidates are what is looked for: how slow the slow ones are matters little
-        self._own = xgboost.train(settings, _data(x, y, known, 0.25 + y), ONLINE_ROUNDS)
+        self._own = xgboost.train(settings, _data(x, y, known, 0.25 + y, names=False), ONLINE_ROUNDS)
 
 
 def _data(x: np.ndarray, y: np.ndarray | None = None, margin: np.ndarray | None = None,
-          weight: np.ndarray | None = None) -> xgboost.DMatrix:
+          weight: np.ndarray | None = None, names: bool = True) -> xgboost.DMatrix:
+    """names: of the features, which models on disk are checked by; comparing them takes longer than a round of training."""
     import xgboost
-    return xgboost.DMatrix(x, y, weight=weight, base_margin=margin, feature_names=list(FEATURES), nthread=1)
+    return xgboost.DMatrix(x, y, weight=weight, base_margin=margin, feature_names=list(FEATURES) if names else None, nthread=1)
 
 
 def _even_weights(group: np.ndarray) -> np.ndarray:

@@ -23,14 +23,15 @@ from ..backends.profile import Walk
 from ..backends.target import runs_here
 from ..compiler.build import Lowered, Options, lower_graph
 from ..compiler.compile import Inputs, compile, first_graph
-from ..compiler.sites import workload_hash
+from ..compiler.schedule.source import workload_hash
 from ..errors import InputError
 from ..ir.types import TensorSpec
+from .extract import tasks_of_lowered
 from .log import Hardware, Steps, record
 from .measure import Result
 from .replay import MARGIN, Fixed, LogSource
 from .site import random_array
-from .task import Task, model_text, task_of, tasks_of_lowered
+from .task import Task, model_text, task_of
 
 if TYPE_CHECKING:
     from .tuner import Session, TaskState, Watcher

@@ -25,7 +25,7 @@ from typing import Protocol, cast
 
 from ..backends.target import Target
 from ..errors import ScheduleError
-from .builder import Built
+from .built import Built
 from .log import Steps
 from .process import Died, Process
 from .site import SiteTask, option_of

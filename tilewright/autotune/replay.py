@@ -28,10 +28,11 @@ from ..compiler.compile import Inputs, first_graph
 from ..compiler.schedule.source import Choice, Decision, Open, Wanted
 from ..errors import InputError, ScheduleError
 from ..ir.loops import Scheduled
+from .extract import tasks_of_lowered
 from .log import Hardware, Record, Steps, TuningLog, decisions
 from .schedules import primitive, scheduled, space_of
 from .site import option_of, site_tasks
-from .task import Task, model_text, task_of, tasks_of_lowered
+from .task import Task, model_text, task_of
 
 LEAST = 0.97    # of the default's speed, as predicted, that an adapted schedule must have
 MARGIN = 1.03  # times faster than the default's record that a schedule must be where nothing was decided by comparing them

@@ -28,7 +28,7 @@ from ..backends.pool import pool
 from ..backends.target import Target
 from ..ir.expr import Buffer
 from ..ir.loops import Pack
-from .builder import DRIVE, Built
+from .built import DRIVE, Built
 from .check import DRAWS, Arrays, Expected, against_meaning, expected, jittered, make_inputs, usable
 from .task import Task, parse_workload
 from .wire import Closed, Header, receive, send

@@ -22,7 +22,7 @@ from .features import Features
 from .space import Decisions, Space, schedule_key
 from .task import Task
 
-POPULATION = 256   # points that live at once
+POPULATION = 128   # points that live at once
 GENERATIONS = 4
 ELITE = 24         # of the best trials, as parents
 CROSSED = 0.3      # share of children with two parents; the others are mutations
@@ -55,6 +55,7 @@ class Search:
         self._schedules: set[str] = set()
         self._tried: dict[Decisions, float] = {}  # speed relative to the default; 0: failed
         self._stale = False
+        self._promised: dict[Decisions, float] = {}  # of what was proposed: how much faster than the default it would be
         self._take(space.default())
         self._tried[space.default()] = 1.0
 
@@ -74,16 +75,25 @@ class Search:
         self._stale = True
 
     def predicted(self, d: Decisions) -> float | None:
-        """How many times faster than the default `d` is expected to be; None where nothing is known."""
-        if not self._model.informed:
-            return None
-        own, default = self._score([d, self.space.default()])
-        return float(max(own, 0.01) / max(default, 0.01))
+        """How many times faster than the default `d` is expected to be, or was when it was proposed; None where nothing is known."""
+        if d not in self._promised and self._model.informed:
+            self._promise([d])
+        return self._promised.get(d)
+
+    def _promise(self, found: Sequence[Decisions]) -> None:
+        default, *scores = np.maximum(self._score([self.space.default(), *found]), 0.01).tolist()
+        self._promised |= {d: s / default for d, s in zip(found, scores, strict=True)}
 
     # -- proposals ---------------------------------------------------------------------------------------------------
     def next(self, n: int) -> list[Decisions]:
         """Up to n new candidates, the most promising first; fewer where the space has no more."""
         self._fit()
+        found = self._proposed(n)
+        if found and self._model.informed:
+            self._promise(found)
+        return found
+
+    def _proposed(self, n: int) -> list[Decisions]:
         best = self._best()
         chance = [self._rng.random() for _ in range(n)] if self._model.informed and len(best) > LEADERS else []
         near, lucky = sum(RANDOM <= c < RANDOM + NEAR for c in chance), sum(c < RANDOM for c in chance)

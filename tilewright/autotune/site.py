@@ -19,8 +19,8 @@ import numpy as np
 
 from ..backends.target import Target
 from ..compiler.build import Options
-from ..compiler.schedule.source import HEURISTIC, Choice, Decision, Open, Wanted
-from ..compiler.sites import HEAD, Site
+from ..compiler.schedule.source import HEURISTIC, SITE_HEAD, Choice, Decision, Open, Wanted
+from ..compiler.sites import Site
 from ..compiler.work import Work
 from ..errors import ModelError, ScheduleError
 from ..ir.graph import Constant, Graph
@@ -85,9 +85,9 @@ def site_tasks(low: Lowered, options: Options) -> list[SiteTask]:
 def parse_site(text: str, target: Target, threads: int = 1) -> SiteTask:
     """The task of a record's text. Raises ModelError where it is damaged."""
     head, _, body = text.partition("\n")
-    if not head.startswith(HEAD):
+    if not head.startswith(SITE_HEAD):
         raise ModelError(f"not a site: {text[:80]!r}")
-    kind = head[len(HEAD):]
+    kind = head[len(SITE_HEAD):]
     return SiteTask(text, _EMPTY, frozenset(), target, threads, 1, kind, kind, parse_graph(body))
 
 

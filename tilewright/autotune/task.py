@@ -1,10 +1,11 @@
 """Tasks: what is tuned. One task is one distinct program of a model, for one target and number of threads.
 
-    tasks = extract("model.onnx", threads=1)
+    tasks = extract("model.onnx", threads=1)   # extract.py
     tasks[0].workload       # text: the program with canonical names, and which inputs can be laid out beforehand
     tasks[0].hash           # of that text
 
 The text holds no weights and no names of the model, so a model that was renamed or trained again has the same tasks.
+Processes that build and run candidates read that text and do without the rest of the compiler, which takes long to import.
 """
 from __future__ import annotations
 
@@ -13,14 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..backends.target import Target
-from ..compiler.build import Lowered, Options, lower_graph, make_options
-from ..compiler.compile import Inputs, first_graph
 from ..compiler.schedule.default import default_schedule
-from ..compiler.schedule.source import Wanted
-from ..compiler.sites import HEAD, workload_hash
+from ..compiler.schedule.source import SITE_HEAD, Wanted, workload_hash
 from ..compiler.work import Work, work
 from ..errors import ModelError
-from ..ir.graph import Graph
 from ..ir.loops import Scheduled
 from ..ir.program import Program, program_text
 from ..ir.program_text import parse_program
@@ -68,7 +65,7 @@ def task_of(w: Wanted, target: Target, threads: int) -> Task:
 
 def parse_workload(text: str, target: Target, threads: int = 1) -> Task:
     """The task of a record's text. Raises ModelError where it is damaged."""
-    if text.startswith(HEAD):
+    if text.startswith(SITE_HEAD):
         from .site import parse_site
         return parse_site(text, target, threads)
     head, mark, tail = text.rpartition("\n" + _PACKABLE)
@@ -79,21 +76,6 @@ def parse_workload(text: str, target: Target, threads: int = 1) -> Task:
     if not packable <= {b.name for b in p.inputs}:
         raise ModelError(f"a workload has no inputs {sorted(packable)}")
     return Task(text, p, packable, target, threads)
-
-
-def extract(model: object, inputs: Inputs | None = None, target: str | Target = "native", threads: int | None = None,
-            precision: str = "f32", strict: bool = False) -> list[Task]:
-    """The tasks of a model, in the order of their first use. Arguments as of `tilewright.compile`; shapes must be concrete.
-    Raises InputError where they are not, and what `compile` raises."""
-    return tasks_of(first_graph(model, inputs), make_options(target, threads, precision, None, True, strict))
-
-
-def tasks_of(graph: Graph, options: Options) -> list[Task]:
-    return tasks_of_lowered(lower_graph(graph, options), options)
-
-
-def tasks_of_lowered(low: Lowered, options: Options) -> list[Task]:
-    return [task_of(w, options.target, options.threads) for w in low.wanted]
 
 
 def model_text(tasks: Sequence[Task]) -> str:

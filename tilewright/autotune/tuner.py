@@ -24,6 +24,7 @@ from ..backends.target import runs_here
 from ..compiler.build import Options, lower_graph, make_options
 from ..compiler.compile import Inputs, first_graph
 from ..errors import InputError, TargetError
+from .extract import tasks_of, tasks_of_lowered
 from .log import Hardware, Record, Steps, TuningLog, record
 from .measure import Limits, Measurer, Result
 from .replay import Fixed
@@ -31,7 +32,7 @@ from .schedules import space_of
 from .site import NAME as SITE
 from .site import SiteTask, option_of, site_tasks
 from .space import Decisions
-from .task import Task, tasks_of, tasks_of_lowered
+from .task import Task
 
 if TYPE_CHECKING:
     from ..backends.target import Target

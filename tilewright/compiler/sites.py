@@ -10,7 +10,6 @@ site is called in a log is its graph's text: no names of the model, no weights.
 """
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,14 +19,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.ops.blocked import BlockAttrs
 from ..ir.text import print_graph
 from ..ir.types import TensorType
-from .schedule.source import Decision, ScheduleSource
-
-HEAD = "site "
-
-
-def workload_hash(workload: str) -> str:
-    """What a log calls a task, of its canonical text: a part of a graph here, a kernel's program in `autotune/task.py`."""
-    return hashlib.sha256(workload.encode()).hexdigest()[:20]
+from .schedule.source import SITE_HEAD, Decision, ScheduleSource, workload_hash
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class Site:
     @cached_property
     def workload(self) -> str:
         """The canonical text: "site KIND", then the graph, whose inputs w0, w1, … are weights."""
-        return f"{HEAD}{self.kind}\n{print_graph(self.graph)}"
+        return f"{SITE_HEAD}{self.kind}\n{print_graph(self.graph)}"
 
     @property
     def hash(self) -> str:

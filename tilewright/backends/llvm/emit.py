@@ -7,7 +7,6 @@ reduce loop opens, the remaining spatial loops (unrolled or vector) span a tile 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,13 +19,15 @@ from .emit_expr import I64T, PTR, Frame, vector_lanes
 from .emit_loops import Step
 from .linear import Lin
 from .local_memory import local_layout
+from .micro_library import MicroLibrary, module_text
 from .microkernel import MicrokernelEmitter
 
 
-def emit_kernel(s: Scheduled, target: Target, symbol: str) -> str:
+def emit_kernel(s: Scheduled, target: Target, symbol: str, library: MicroLibrary | None = None) -> str:
     """LLVM IR text of `void symbol(ptr buffers…, ptr workspace, i64 begin, i64 end, ptr ctx)`: program inputs, then
-    outputs; [begin, end) is the part of the parallel loops' iterations to run (see `parallel_extent`)."""
-    return _KernelEmitter(s, target, symbol).text()
+    outputs; [begin, end) is the part of the parallel loops' iterations to run (see `parallel_extent`). library: where
+    microkernels go that other schedules may use as well; without one, all of them are in the text."""
+    return _KernelEmitter(s, target, symbol, library).text()
 
 
 def parallel_extent(s: Scheduled) -> int:
@@ -59,7 +60,7 @@ def workspace_bytes(s: Scheduled) -> int:
 
 
 class _KernelEmitter(MicrokernelEmitter):
-    def __init__(self, s: Scheduled, target: Target, symbol: str):
+    def __init__(self, s: Scheduled, target: Target, symbol: str, library: MicroLibrary | None):
         self.s, self.symbol = s, symbol
         module = ir.Module(name=symbol)
         module.triple = target.triple
@@ -69,7 +70,7 @@ class _KernelEmitter(MicrokernelEmitter):
         names = [*p.inputs, *p.outputs]
         bases: dict[str, ir.Value] = {b.name: a for b, a in zip(names, fn.args, strict=False)}
         workspace, self.begin, self.end, ctx = fn.args[len(names):]
-        super().__init__(module, target, Frame(builder, bases, ctx))
+        super().__init__(module, target, Frame(builder, bases, ctx), library)
         self.locals, offsets, _ = local_layout(s)
         for name, at in offsets.items():
             if at < 0:
@@ -84,10 +85,9 @@ class _KernelEmitter(MicrokernelEmitter):
     def text(self) -> str:
         self._stages(_filled(self.s.stages), 0)
         self.b.ret_void()
-        text = str(self.module)
-        width = self.target.vector_bytes * 8
-        text = re.sub(r"^(define [^\n{]*?)\s*$", r"\1 #0", text, flags=re.M)
-        return text + f'\nattributes #0 = {{ nounwind "prefer-vector-width"="{width}" "no-builtins" "no-trapping-math"="true" }}\n'
+        if self.library is not None and (new := [f.name for f in self.fresh.functions if not f.is_declaration]):
+            self.library.add(new, module_text(self.fresh, self.target))
+        return module_text(self.module, self.target)
 
     # -- loop nests ----------------------------------------------------------------------------------------------------
     def _stages(self, stages: tuple[Stage, ...], depth: int) -> None:

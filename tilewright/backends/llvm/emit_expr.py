@@ -16,7 +16,7 @@ from ...ir.expr import Axis, Buffer, Call, Cast, Checked, Const, Expr, Load, Red
 from ...ir.loops import Fuse, Split
 from ...ir.types import BOOL, I64, DType
 from ..target import Target
-from .linear import LANE, Atom, Lin, Opaque, Ranges
+from .linear import LANE, Atom, Form, Lin, Opaque, Ranges
 from .scalar import emit_call, emit_cast, load_convert, memory_type, register_type, store_convert
 
 I1, I8T, I32T, I64T, PTR = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.PointerType()
@@ -87,6 +87,8 @@ class ExprEmitter:
         self.epoch = 0                       # counts changes of blocks and ranges: offsets are remembered within one
         self.deps: dict[object, tuple[Axis, ...]] = {}
         self.offsets: dict[object, Lin] = {}
+        self.asked: set[object] = set()      # offsets that were wanted in this epoch
+        self.forms: dict[object, Form | None] = {}  # those wanted at several points of the loops
         self.held: list[Expr] = []           # keeps the expressions whose ids are keys above alive
         self.constants: dict[object, tuple[ir.Constant, ir.Constant]] = {}  # one object each: making and printing them takes long
 
@@ -197,20 +199,38 @@ class ExprEmitter:
     def offset(self, buffer: Buffer, index: tuple[Expr, ...]) -> Lin:
         """Element offset of buffer[index] from its base."""
         key = (buffer.name, *map(id, index))
+        form = self.forms.get(key)
+        if form is not None:
+            return form.at(self.env)
         loops = self.deps.get(key)
         if loops is None:
             loops = self.deps[key] = self._loops_of(index)
         at = (key, self.epoch, *(self.env.get(a) for a in loops))
         if (total := self.offsets.get(at)) is None:
-            local = self.locals.get(buffer.name)
-            shared = local.shared if local else frozenset()
-            total = Lin()
-            for e, s in zip(index, local.strides if local else buffer.strides, strict=True):
-                if s:
-                    total = total + self.lin(e, shared).scale(s)
-            self.offsets[at] = total
+            total = self.offsets[at] = self._offset(buffer, index)
             self.held.extend(index)
+            if key not in self.asked:
+                self.asked.add(key)
+            elif key not in self.forms:  # at a second point of the loops: there will be more
+                self.forms[key] = self._form(buffer, index, loops)
         return total
+
+    def _offset(self, buffer: Buffer, index: tuple[Expr, ...]) -> Lin:
+        local = self.locals.get(buffer.name)
+        shared = local.shared if local else frozenset()
+        total = Lin()
+        for e, s in zip(index, local.strides if local else buffer.strides, strict=True):
+            if s:
+                total = total + self.lin(e, shared).scale(s)
+        return total
+
+    def _form(self, buffer: Buffer, index: tuple[Expr, ...], loops: tuple[Axis, ...]) -> Form | None:
+        """The offset as a function of where the loops stand; None where it is not linear in them."""
+        env = self.env
+        self.env = env | {a: Lin(0, ((a, 1),)) for a in loops}
+        found = self._offset(buffer, index)
+        self.env = env
+        return Form(found.const, found.terms) if all(a in loops for a, _ in found.terms) else None
 
     def _loops_of(self, index: tuple[Expr, ...]) -> tuple[Axis, ...]:
         """The loops that an index depends on, through splits and fuses."""

@@ -69,6 +69,8 @@ class LoopEmitter(RescueEmitter):
         self.epoch += 1
         self.offsets.clear()
         self.deps.clear()
+        self.asked.clear()
+        self.forms.clear()
 
     def _part(self, axis: Axis, first: int, count: int, step: Step, body: Callable[[], None]) -> None:
         """The iterations of [first, first + count) that have some in the caller's [begin, end), which counts those of all

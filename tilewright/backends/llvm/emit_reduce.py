@@ -40,7 +40,7 @@ class Prefetch:
     lines: int
     strides: tuple[tuple[Axis, int], ...]
 
-    def key(self) -> tuple[object, ...]:
+    def key(self) -> tuple[int, tuple[tuple[Axis, int], ...]]:
         """What the microkernel's code depends on."""
         return self.lines, self.strides
 

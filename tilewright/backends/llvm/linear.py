@@ -11,6 +11,7 @@ block of a ragged split is shorter), terms may be values that exist only at run 
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...ir.expr import Axis, Expr
@@ -67,6 +68,24 @@ class Lin:
         """Whether equal forms mean equal values throughout a scope: no part is read from memory, which an equal form
         at another point of the loops would read elsewhere."""
         return all(not isinstance(a, Opaque) or (a.of is not None and a.of.repeats) for a, _ in self.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A linear form whose atoms are loops, to be evaluated at many places: in unrolled code that is most of the work."""
+
+    const: int
+    terms: tuple[tuple[Atom, int], ...]
+
+    def at(self, env: Mapping[Axis, Lin]) -> Lin:
+        """With each loop where `env` says it stands."""
+        const, acc = self.const, {}
+        for a, k in self.terms:
+            x = env[a]  # pyright: ignore[reportArgumentType]  (an axis)
+            const += k * x.const
+            for b, c in x.terms:
+                acc[b] = acc.get(b, 0) + k * c
+        return Lin(const, tuple((b, c) for b, c in acc.items() if c))
 
 
 class Ranges:

@@ -16,6 +16,7 @@ from ..target import Target
 from .emit_expr import PTR, Block, Frame
 from .emit_reduce import LINE, Prefetch, ReductionEmitter
 from .linear import Lin
+from .micro_library import MicroLibrary, Numbers, accesses, guarded, meaning, prefetches, symbol_of
 
 MOST_LINES = 8  # prefetches in one step of the innermost loop; more would crowd out the loads that are needed now
 
@@ -25,8 +26,11 @@ class MicrokernelEmitter(ReductionEmitter):
 
     symbol: str
 
-    def __init__(self, module: ir.Module, target: Target, frame: Frame):
+    def __init__(self, module: ir.Module, target: Target, frame: Frame, library: MicroLibrary | None = None):
         super().__init__(module, target, frame)
+        self.library = library
+        self.fresh = ir.Module(name="micro")  # microkernels for the library
+        self.fresh.triple = target.triple
         self.micro: dict[object, tuple[ir.Function, list[int]]] = {}
 
     def nest(self, st: Stage, k: int) -> None:
@@ -134,7 +138,6 @@ class MicrokernelEmitter(ReductionEmitter):
         pointers: dict[int, ir.Value] = {}
         guards: dict[int, bool] = {}
         cache: dict[object, ir.Value] = {}
-        accesses = [(id(x), x.buffer, x.index) for x in loads(c.body)] + [(0, c.buffer, tuple(Var(a) for a in c.axes))]
         saved = dict(self.env), dict(self.blocks)
         try:
             self.env.update(symbolic)
@@ -148,7 +151,7 @@ class MicrokernelEmitter(ReductionEmitter):
                     if truth is None:
                         return None
                     guards[id(x)] = truth
-            for site, buffer, index in accesses:
+            for site, buffer, index in accesses(c):
                 self.env.update(outer)
                 full = self.offset(buffer, index)
                 part = self._inner_part(st, k, outer, buffer, index)
@@ -185,25 +188,53 @@ class MicrokernelEmitter(ReductionEmitter):
 
     def _micro_function(self, st: Stage, k: int, sites: list[int], order: list[int], count: int, guards: dict[int, bool],
                         fetch: tuple[Prefetch, ...]) -> ir.Function:
-        name = f"{self.symbol}_micro{len(self.micro)}"
-        fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR] * (count + 1 + len(fetch))), name)
-        fn.linkage = "internal"
-        fn.attributes.add("noinline")
-        saved = self.frame, self.env, self.blocks
-        builder = ir.IRBuilder(fn.append_basic_block("entry"))
-        frame = Frame(builder, {}, fn.args[-1])
-        frame.sites = {s: fn.args[i] for s, i in zip(sites, order, strict=True)}
-        frame.guards = guards
-        self.frame, self.env = frame, {x.axis: Lin() for x in st.loops[:k]}
+        saved = self.frame, self.env, self.blocks, self.module
+        kind = ir.FunctionType(ir.VoidType(), [PTR] * (count + 1 + len(fetch)))
+        self.env = {x.axis: Lin() for x in st.loops[:k]}
         self.blocks = {p: Block(b.split, 0, b.inner_extent, 0) if b.split.outer in self.env else b for p, b in self.blocks.items()}
         self._changed()
+        shared = self._portable(st, k, order, count, guards, fetch) if self.library is not None else None
+        name = shared or f"{self.symbol}_micro{len(self.micro)}"
+        if shared is None or self.library is None:
+            fn = ir.Function(self.module, kind, name)
+            fn.linkage = "internal"
+            self._micro_body(fn, st, k, dict(zip(sites, order, strict=True)), count, guards, fetch)
+        else:
+            if name not in self.fresh.globals and not self.library.use(name):
+                self.module = self.fresh
+                self._micro_body(ir.Function(self.module, kind, name), st, k, dict(zip(sites, order, strict=True)), count, guards, fetch)
+            known = saved[3].globals.get(name)
+            fn = known if isinstance(known, ir.Function) else ir.Function(saved[3], kind, name)
+        self.frame, self.env, self.blocks, self.module = saved
+        self._changed()
+        return fn
+
+    def _micro_body(self, fn: ir.Function, st: Stage, k: int, sites: dict[int, int], count: int, guards: dict[int, bool],
+                    fetch: tuple[Prefetch, ...]) -> None:
+        fn.attributes.add("noinline")
+        builder = ir.IRBuilder(fn.append_basic_block("entry"))
+        self.frame = Frame(builder, {}, fn.args[-1])
+        self.frame.sites = {s: fn.args[i] for s, i in sites.items()}
+        self.frame.guards = guards
         self.prefetch = tuple(replace(f, pointer=p) for f, p in zip(fetch, fn.args[count:], strict=False))
         self.nest(Stage(st.compute, st.loops, st.relations, st.shared, None), k)
         self.prefetch = ()
         builder.ret_void()
-        self.frame, self.env, self.blocks = saved
+
+    def _portable(self, st: Stage, k: int, order: list[int], count: int, guards: dict[int, bool],
+                  fetch: tuple[Prefetch, ...]) -> str | None:
+        """A symbol that says all that the microkernel's code depends on; None where that cannot be told from linear forms."""
+        numbers = Numbers(st, k)
+        env = self.env
+        self.env = env | {a: Lin(0, ((a, 1),)) for a in numbers.symbols}
         self._changed()
-        return fn
+        forms = [numbers.form(self.offset(buffer, index)) for _, buffer, index in accesses(st.compute)]
+        self.env = env
+        self._changed()
+        if None in forms or any(x.kind == "parallel" for x in numbers.loops):
+            return None
+        return symbol_of((meaning(st.compute), numbers.nest(self.ranges), forms, order, count, guarded(st.compute, guards),
+                          prefetches([f.key() for f in fetch], numbers), self.full, str(self.target.code_key())))
 
 def _mixed(axes: list[Axis], unit: int) -> tuple[tuple[Axis, int], ...]:
     """Strides that number the points of `axes` in order, `unit` bytes apart."""

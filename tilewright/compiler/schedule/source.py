@@ -7,6 +7,7 @@ A source sees all programs of a graph at once, because what is best for a model 
 """
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -15,6 +16,14 @@ from ...backends.target import Target
 from ...ir.loops import Scheduled
 from ...ir.program import Program
 from .default import default_schedule
+
+SITE_HEAD = "site "  # how the workload of a part of a graph begins (`compiler/sites.py`)
+
+
+def workload_hash(workload: str) -> str:
+    """What a log calls a task, of its canonical text: a part of a graph, or a kernel's program (`autotune/task.py`)."""
+    return hashlib.sha256(workload.encode()).hexdigest()[:20]
+
 
 Status = Literal["default", "applied", "adapted", "rejected", "missing"]
 
