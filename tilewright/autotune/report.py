@@ -8,15 +8,17 @@ from ..backends import html
 from ..backends.profile import time_text
 from ..compiler.schedule.primitives import from_json, to_text
 from .log import Steps
+from .roofline import cells, sentence
 from .schedules import primitive
 from .tuner import TaskState, Tuned
 
+ROOF = ("GFLOP/s", "GB/s", "of roofline")  # by the compiler's own schedule -> by the best found
 CURVES = 7  # tasks whose curves are drawn: those that take longest
 
 
 def text(t: Tuned) -> str:
     """A few lines, then a table of the tasks."""
-    rows = [("task", "uses", "default", "best", "gain", "trials", "failed", "kept"), *(_row(t, s) for s in _sorted(t))]
+    rows = [("task", "uses", "default", "best", "gain", "trials", "failed", "kept", *ROOF), *(_row(t, s) for s in _sorted(t))]
     widths = [max(len(r[c]) for r in rows) for c in range(len(rows[0]))]
     lines = ["  ".join(x.ljust(w) if c in (0, 7) else x.rjust(w) for c, (x, w) in enumerate(zip(r, widths, strict=True))).rstrip()
              for r in rows]
@@ -33,6 +35,7 @@ def _summary(t: Tuned) -> list[str]:
     out.append(f"{now} trials in {t.seconds:.0f} s" + (f", {before} more in the log before" if before else "") + f"; stopped: {t.stopped}"
                + (f"; failed: {', '.join(f'{n} {k}' for k, n in failed.items())}" if failed else ""))
     kept = sum(bool(t.chosen.get(s.task.hash)) for s in t.states)
+    out += sentence(t.states, t.ceiling)
     return [*out, f"{kept} of {len(t.states)} tasks keep a searched schedule, the others the compiler's own; the log is {t.log}"]
 
 
@@ -43,7 +46,7 @@ def _sorted(t: Tuned) -> list[TaskState]:
 def _row(t: Tuned, s: TaskState) -> tuple[str, ...]:
     return (s.task.label[:48], str(s.task.uses), time_text(s.default) if s.known else "", time_text(s.seconds) if s.known else "",
             f"x{s.best:.2f}", str(s.before + len(s.points)), str(sum(s.failures.values()) or ""),
-            "yes" if t.chosen.get(s.task.hash) else "")
+            "yes" if t.chosen.get(s.task.hash) else "", *cells(s, t.ceiling))
 
 
 # -- the page ------------------------------------------------------------------------------------------------------------
@@ -96,11 +99,11 @@ def _failures(states: list[TaskState]) -> str:
 
 
 def _kernels(t: Tuned, states: list[TaskState]) -> str:
-    head = ("task", "uses", "default", "best", "gain", "trials", "kept", "schedule")
+    head = ("task", "uses", "default", "best", "gain", "trials", "kept", *ROOF, "schedule")
     rows = [(s.task.label, str(s.task.uses), time_text(s.default) if s.known else "", time_text(s.seconds) if s.known else "",
              f"x{s.best:.2f}", str(s.before + len(s.points)), "yes" if t.chosen.get(s.task.hash) else "no",
-             _steps_text(t.chosen.get(s.task.hash) or s.steps)) for s in states]
-    return html.table([head, *rows], numbers=(1, 2, 3, 4, 5), wide=(7,))
+             *cells(s, t.ceiling), _steps_text(t.chosen.get(s.task.hash) or s.steps)) for s in states]
+    return html.table([head, *rows], numbers=(1, 2, 3, 4, 5, 7, 8, 9), wide=(10,))
 
 
 def _steps_text(steps: Steps) -> str:

@@ -28,6 +28,7 @@ from .extract import tasks_of, tasks_of_lowered
 from .log import Hardware, Record, Steps, TuningLog, record
 from .measure import Limits, Measurer, Result
 from .replay import Fixed
+from .roofline import Ceiling, measure
 from .schedules import space_of
 from .site import NAME as SITE
 from .site import SiteTask, option_of, site_tasks
@@ -296,7 +297,8 @@ def _decisions(task: Task, steps: Steps) -> Decisions | None:
 @dataclass(frozen=True)
 class Tuned:
     """The outcome. executable: the model with the schedules that were decided on. gain: untuned over tuned time of a call, the
-    median of pairs of bursts; 1 where the untuned was kept. untuned, tuned: least seconds of a call, nan where not timed."""
+    median of pairs of bursts; 1 where the untuned was kept. untuned, tuned: least seconds of a call, nan where not timed. ceiling: what
+    this machine can do, None where the schedules were measured elsewhere."""
 
     name: str
     executable: Executable
@@ -309,6 +311,7 @@ class Tuned:
     stopped: str
     seconds: float
     gain: float = 1.0
+    ceiling: Ceiling | None = None
 
     def __str__(self) -> str:
         from .report import text
@@ -353,8 +356,9 @@ def tune_model(model: object, *, inputs: Inputs | None, target: str | Target, th
         session = Session(searched, records, measurer, view, limit - used, left, seed)
         session.run()
         outcome = decide(Subject(model, inputs, chosen, sites), session, view, ways)
+    ceiling = measure(chosen.target, chosen.threads) if pool is None else None
     return Tuned(graph.name, outcome.executable, [*states, *session.states.values()], outcome.chosen, log, outcome.untuned, outcome.tuned,
-                 outcome.why, session.stopped, time.monotonic() - began, outcome.gain)
+                 outcome.why, session.stopped, time.monotonic() - began, outcome.gain, ceiling)
 
 
 def _wanted(tasks: Sequence[AnyTask], only: Sequence[str]) -> list[AnyTask]:

@@ -46,7 +46,7 @@ class Numbers:
         self.loops = st.loops[k:]
         self._of: dict[Atom, int] = {x.axis: n for n, x in enumerate(self.loops)}
         self.splits = [r for r in st.relations if isinstance(r, Split) and r.outer in self._of]
-        self.symbols = list(self._of)
+        self.symbols = [x.axis for x in self.loops]
         for r in self.splits:  # the first split of an axis is the outermost: what its parts are split into follows from it
             for a in (r.parent, r.inner):
                 if a not in self._of:
