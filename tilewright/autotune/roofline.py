@@ -71,7 +71,9 @@ def sentence(states: Sequence[TaskState], ceiling: Ceiling | None) -> list[str]:
     if ceiling is None or not known:
         return []
     out = [f"the machine does {ceiling}"]
-    groups = {f"x{LITTLE} or less was gained": [s for s in known if s.best <= LITTLE], "more was gained": [s for s in known if s.best > LITTLE]}
+    groups = {
+        f"x{LITTLE} or less was gained": [s for s in known if s.best <= LITTLE],
+        "more was gained": [s for s in known if s.best > LITTLE]}
     for name, some in groups.items():
         total = sum(s.share for s in some)
         if total:
