@@ -217,11 +217,12 @@ class ContractionNests:
             s.add(key + k, self.number[a], 1, a.extent)
         if len(m) == 0:
             return
-        whole = d["columns"] >= m[-1].extent
+        across = -(-m[-1].extent // d["columns"])
+        whole = (d["m_block"] >= across) & (len(m) >= 2)
         none = np.zeros(s.n, np.int64)
         if len(m) >= 2:
             s.add(70, self.number[m[-2]], 1, d["rows"], UNROLL)
-            self._tiles(s, self.number[m[-2]], d["rows"], m[-2].extent, np.where(whole, d["m_block"], none), key + 8, outer)
+            self._tiles(s, self.number[m[-2]], d["rows"], m[-2].extent, np.where(whole, d["m_block"] // across, none), key + 8, outer)
         s.add(71, self.number[m[-1]], 1, np.minimum(d["columns"], m[-1].extent), UNROLL)
         self._tiles(s, self.number[m[-1]], d["columns"], m[-1].extent, np.where(whole, none, d["m_block"]), last + 9, outer)
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from ...ir.affine import linear
-from ...ir.expr import Axis, Var, loads
+from ...ir.expr import Axis, Var, loads, reduces
 from ...ir.loops import Fuse, Scheduled, Split, Stage
 from ...ir.types import contiguous_strides
 from .emit_expr import LocalStorage
@@ -39,12 +39,13 @@ def local_layout(s: Scheduled) -> tuple[dict[str, LocalStorage], dict[str, int],
 
 def _overwritten(s: Scheduled, p: int, storage: dict[str, LocalStorage], offsets: dict[str, int]) -> str | None:
     """An earlier buffer whose memory stage p's result can take, element by element: p is the last to read it, and reads it
-    only where it writes (exp(scores - maximum) in place of the scores)."""
+    only where it writes (exp(scores - maximum) in place of the scores), when what it sums up is complete."""
     c = s.stages[p].compute
     own = tuple(linear(Var(a)) for a in c.axes)
     found = loads(c.body)
+    summed = {x.buffer.name for r in reduces(c.body) for x in loads(r.body)}
     for name in dict.fromkeys(x.buffer.name for x in found):
-        if offsets.get(name, -1) < 0 or storage[name] != storage[c.buffer.name] or c.reduce_axes:
+        if offsets.get(name, -1) < 0 or storage[name] != storage[c.buffer.name] or name in summed:
             continue
         mine = [x for x in found if x.buffer.name == name]
         last = not any(name in {b.name for b in st.compute.reads} for st in s.stages[p + 1:])

@@ -71,8 +71,8 @@ class MicrokernelEmitter(ReductionEmitter):
         here, step = found
         size = load.buffer.dtype.bytes
         serial = [x.axis for x in st.loops[k:] if x.reduce and x.kind == "serial"]
-        if self._contiguous(load, st, k, step):
-            return self._panel_share(st, k, at, self._pointer_to(load.buffer, here.shift(step)), step * size, serial)
+        if count := self._dense(load, st, k):
+            return self._panel_share(st, k, at, self._pointer_to(load.buffer, here.shift(step)), count * size, serial)
         return self._row_share(load, st, k, here.shift(step), serial)
 
     def _panel_share(self, st: Stage, k: int, at: int, pointer: ir.Value, nbytes: int, serial: list[Axis]) -> Prefetch:
@@ -98,12 +98,14 @@ class MicrokernelEmitter(ReductionEmitter):
         rows = max((self._moves(load, st, k, a) * (a.extent - 1) for a in window), default=0)
         return Prefetch(self._pointer_to(load.buffer, start.shift(rows)), 1, ((head, step * size), *_mixed(rest, LINE)))
 
-    def _contiguous(self, load: Load, st: Stage, k: int, step: int) -> bool:
-        """Whether the microkernel's own loops cover all elements between one panel and the next."""
+    def _dense(self, load: Load, st: Stage, k: int) -> int:
+        """How many elements the microkernel's own loops read, where they lie next to each other; else 0."""
         count = 1
-        for x in st.loops[k:]:
-            count *= x.axis.extent if self._moves(load, st, k, x.axis) else 1
-        return count == step
+        for move, extent in sorted((self._moves(load, st, k, x.axis), x.axis.extent) for x in st.loops[k:] if x.axis.extent > 1):
+            if move not in (0, count):
+                return 0
+            count *= extent if move else 1
+        return count
 
     def _moves(self, load: Load, st: Stage, k: int, axis: Axis) -> int:
         """Elements that `load` moves with a loop of the microkernel."""

@@ -24,6 +24,10 @@ from .rows import access, lanes_of
 
 UNROLLED_FMAS = 64   # multiply-adds of straight-line code in a microkernel: hides loop overhead; 128 is no faster, and slow to compile
 REMOTE = 4            # cost of a byte that another thread wrote, in bytes of weights: threads keep their rows of activations
+FAR = 4096            # bytes between blocks of channels from which on no hardware prefetcher goes from one to the next
+NEAR_BLOCKS = 16      # of channels in one pass over a sum: the ways of a cache, where the blocks' places differ by a power of two
+PASS_TILES = 8        # of the narrow side that a pass goes over before the next one
+PASS_SHARES = 24      # blocks of tiles, at least, for threads to divide among themselves
 TILE_OVERHEAD = 40.0  # cycles to enter and leave a microkernel
 
 
@@ -57,6 +61,13 @@ def default_contraction(p: Program, target: Target, packable: frozenset[str], ti
 def _choose(r: Roles, t: Tile, lanes: int, target: Target) -> Choice:
     last, chunk = _innermost(r)
     n_trips, m_trips = _trips(r, t, lanes)
+    if passes := _passes(r, last, target):
+        tiles, blocks = math.prod(n_trips), -(-math.prod(m_trips) // PASS_TILES) * math.prod(a.extent for a in r.batch)
+        most = target.l2 // 4 // (PASS_TILES * t.rows * t.columns * t.vectors * lanes * 4)  # of partial sums
+        return Choice(
+            roles=0, rows=t.rows, columns=t.columns, vectors=t.vectors, last=last, chunk=chunk, unroll=_unroll(t, chunk), order="n",
+            n_block=max(2, min(most, tiles // -(-PASS_SHARES // blocks))), m_block=PASS_TILES, outer="m", keep=True,
+            fetch_wide=True, fetch_narrow=False, pack=True, passes=passes)
     return Choice(
         roles=0, rows=t.rows, columns=t.columns, vectors=t.vectors, last=last, chunk=chunk, unroll=_unroll(t, min(chunk, r.k[last].extent)),
         order=_order(r, n_trips, m_trips, target), n_block=0, m_block=0, outer="n", keep=REMOTE * _bytes(r.narrow, r) > _bytes(r.wide, r),
@@ -175,6 +186,16 @@ def _bytes(x: Load, r: Roles) -> int:
     """Bytes of an operand that one step of the batch axes reads."""
     used = set().union(*(axes_of(i) for i in x.index)) if x.index else set()
     return operand_bytes(x) // max(1, math.prod(a.extent for a in r.batch if a in used))
+
+
+def _passes(r: Roles, last: int, target: Target) -> int:
+    """In how many passes to go over the sum; 0: in one. Many blocks of channels far apart, as in large images, keep each other out
+    of the caches and cost a wait each; what few of them hold for some tiles stays there while all weights go by."""
+    head = next((a for k, a in enumerate(r.k) if k != last and a.extent > 1), None)
+    if head is None or head.extent <= NEAR_BLOCKS or operand_bytes(r.narrow) <= target.l2 // 2:
+        return 0
+    step = access(r.narrow).step(head) * r.narrow.buffer.dtype.bytes
+    return -(-head.extent // NEAR_BLOCKS) if step >= FAR else 0
 
 
 def _trips(r: Roles, t: Tile, lanes: int) -> tuple[list[int], list[int]]:

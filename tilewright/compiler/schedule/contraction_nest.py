@@ -19,6 +19,7 @@ from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
 from .packing import pack_operand
 from .parallel import mark_parallel
+from .passes import in_passes
 from .rows import access, lanes_of
 
 
@@ -55,9 +56,12 @@ class Choice:
     unroll:   steps of the innermost reduce loop in straight-line code.
     order:    of the loops over tiles: "n" or "m" first, "rows": all of m but its last axis, n, the last axis of m.
     n_block, m_block: tiles of each side that stay together in a block; 0: no blocks. outer: "n" or "m", whose blocks come first.
+              Blocks of m with more tiles than the last axis has are of whole rows.
     keep:     threads keep their part of the narrow operand, and all go through the wide one.
     fetch_wide, fetch_narrow: prefetch the next panel of weights, the next row of every block of channels.
     pack:     the wide operand is laid out beforehand.
+    passes:   into how many parts the outermost reduction loop is cut, each of which goes over a block's tiles (passes.py);
+              without blocks there is one.
     """
 
     roles: int
@@ -75,6 +79,7 @@ class Choice:
     fetch_wide: bool
     fetch_narrow: bool
     pack: bool
+    passes: int = 1
 
     @property
     def tile(self) -> Tile:
@@ -114,10 +119,10 @@ def schedule_nest(p: Program, target: Target, packable: frozenset[str], d: Choic
     if d.pack and (name not in packable or (packed := pack_operand(s, name)) is None):
         raise ScheduleError(f"{p.name}: {name} cannot be packed")
     if d.pack:
-        return replace(packed, stages=(replace(packed.stages[0], prefetch=nest.prefetch(packed)),))
-    if access(r.wide).step(r.vector) != 1:
+        s = replace(packed, stages=(replace(packed.stages[0], prefetch=nest.prefetch(packed)),))
+    elif access(r.wide).step(r.vector) != 1:
         raise ScheduleError(f"{p.name}: {name} is not contiguous along {r.vector.name} unless it is packed")
-    return s
+    return s if d.passes == 1 or not nest.blocks() else in_passes(s, nest.head, d.passes, nest.blocks())
 
 
 def layout_block(r: Roles) -> tuple[Axis, int] | None:
@@ -141,6 +146,7 @@ class _Nest:
         self.n, self.m = list(r.n), list(r.m)
         self.tile: list[Loop] = []
         self.points: list[Loop] = []
+        self.head = r.k[0]  # the reduction axis whose loop is outermost
 
     def stage(self) -> Stage:
         if min(self.d.rows, self.d.columns, self.d.vectors, self.d.unroll, self.d.chunk) < 1:
@@ -186,13 +192,15 @@ class _Nest:
             self.tile.insert(0, Loop(s.inner, "unroll"))
 
     def _narrow(self) -> None:
-        """The points of a tile, and blocks along the last m axis that has several tiles."""
+        """The points of a tile, and blocks along the last m axis or, where they are longer than that, of its rows."""
         m = self.r.m
-        whole = bool(m) and self.d.columns >= m[-1].extent
+        across = -(-m[-1].extent // self.d.columns) if m else 1
+        whole = len(m) > 1 and self.d.m_block >= across
+        tiles = self.d.m_block // across if whole else self.d.m_block
         for at, size in ((-1, self.d.columns), (-2, self.d.rows)):
             if len(m) < -at:
                 continue
-            inside = self._blocked(m[at], size, self.d.m_block, self.m_blocks) if (at == -2) == whole else m[at]
+            inside = self._blocked(m[at], size, tiles, self.m_blocks) if (at == -2) == whole else m[at]
             self.m[at] = inside
             if size > 1:
                 s = self._split(inside, size, "balance")
@@ -205,6 +213,7 @@ class _Nest:
             raise ScheduleError(f"no reduction axis {self.d.last}")
         a = self.r.k[self.d.last]
         head = [x for x in self.r.k if x != a]
+        self.head = a if self.d.chunk < a.extent or not head else head[0]
         block = layout_block(self.r)
         if self.d.chunk < a.extent:
             s = self._split(a, self.d.chunk)
@@ -230,6 +239,10 @@ class _Nest:
             raise ScheduleError(f"unknown order {self.d.order!r} or {self.d.outer!r}")
         order = [*self.r.batch, *blocks, *tiles[self.d.order]]
         return [a for a in order if a.extent > 1] + [a for a in order if a.extent <= 1]
+
+    def blocks(self) -> int:
+        """How many loops stand around those over the tiles of a block."""
+        return sum(a.extent > 1 for a in (*self.r.batch, *self.n_blocks, *self.m_blocks))
 
     def prefetch(self, s: Scheduled) -> tuple[tuple[str, str], ...]:
         """Operands from beyond the second-level cache. Large weights: their next panel is fetched while the present one is
