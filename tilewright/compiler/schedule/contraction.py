@@ -194,8 +194,8 @@ def _passes(r: Roles, last: int, target: Target) -> int:
     head = next((a for k, a in enumerate(r.k) if k != last and a.extent > 1), None)
     if head is None or head.extent <= NEAR_BLOCKS or operand_bytes(r.narrow) <= target.l2 // 2:
         return 0
-    step = access(r.narrow).step(head) * r.narrow.buffer.dtype.bytes
-    return -(-head.extent // NEAR_BLOCKS) if step >= FAR else 0
+    step = access(r.narrow).step(head)
+    return -(-head.extent // NEAR_BLOCKS) if step is not None and step * r.narrow.buffer.dtype.bytes >= FAR else 0
 
 
 def _trips(r: Roles, t: Tile, lanes: int) -> tuple[list[int], list[int]]:
