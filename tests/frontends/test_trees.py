@@ -105,10 +105,24 @@ def test_lightgbm_estimators() -> None:
     check(m, "predict", m.predict, x)
 
 
+@pytest.mark.parametrize("parameters", [{}, {"objective": "binary"}, {"objective": "multiclass", "num_class": 3}, {"linear_lambda": 0.1}],
+                         ids=["regression", "binary", "multiclass", "ridge"])
+def test_lightgbm_linear_trees(parameters: dict[str, object]) -> None:
+    """NaN in what a leaf's model reads gives the leaf's plain value."""
+    y = {"binary": CLASS > 0, "multiclass": CLASS}.get(str(parameters.get("objective")), Y)
+    b = booster({"linear_tree": True, **parameters}, np.asarray(y, float), category=False)
+    assert "is_linear=1" in b.model_to_string()
+    check(b, "predict", b.predict, rows(infinite=False), 1e-12)
+    check(b, "raw_score", lambda a: b.predict(a, raw_score=True), rows(infinite=False).astype("f4"), 1e-12)
+    check(b, "pred_leaf", lambda a: b.predict(a, pred_leaf=True), rows())
+    x = rows()
+    got, want = np.asarray(tw.compile(b, inputs=x, method="raw_score")(x)), b.predict(x, raw_score=True)
+    assert np.isinf(want).any()
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * np.abs(want[np.isfinite(want)]).max())
+
+
 def test_lightgbm_refusals() -> None:
     lgb = pytest.importorskip("lightgbm")
-    with pytest.raises(tw.UnsupportedError, match="linear_tree"):
-        tw.compile(booster({"linear_tree": True}, category=False), inputs=HOLES)
     with pytest.raises(tw.UnsupportedError, match="predict_proba"):
         tw.compile(booster({}), inputs=HOLES, method="predict_proba")
     with pytest.raises(tw.ModelError, match="not fitted"):

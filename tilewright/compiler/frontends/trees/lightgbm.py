@@ -15,6 +15,7 @@ from ....errors import ModelError, UnsupportedError
 from ....ir.builder import GraphBuilder
 from ....ir.forest import CATEGORICAL, DEFAULT_LEFT, MissingKind
 from ....ir.graph import Value
+from .linear_leaves import is_linear, linear_leaves, linear_sums
 from .table import Grove, Table, best_class, both_classes, checked, emit, flat, scalar, wanted
 
 _MISSING = np.array([MissingKind.NONE, MissingKind.ZERO, MissingKind.NAN, MissingKind.NONE])  # by bits 2 and 3 of decision_type
@@ -116,6 +117,12 @@ def _table(p: Parsed, name: str, method: str, iterations: tuple[int, int] | None
         _add_tree(grove, t, k % each, name)
     f = checked(grove.forest(np.zeros(each)), features, name)
     leaves = grove.leaf_forest([np.arange(len(v)) for v in grove.values])
+    linear = None
+    if any(map(is_linear, chosen)):
+        sizes = [len(v) for v in grove.values]
+        linear = linear_leaves(chosen, sizes, features, _numbers)
+        first = np.cumsum([0, *sizes])
+        place = grove.leaf_forest([k + np.arange(n) for k, n in zip(first, sizes, strict=False)])
     average = len(chosen) // each if "average_output" in p.header else 0
     objective = p.header.get("objective", "")
     if method in ("predict", "predict_proba"):
@@ -124,7 +131,7 @@ def _table(p: Parsed, name: str, method: str, iterations: tuple[int, int] | None
     def build(b: GraphBuilder, x: Value) -> Sequence[Value]:
         if method == "apply":
             return (emit(b, x, leaves),)
-        y = emit(b, x, f)
+        y = emit(b, x, f) if linear is None else linear_sums(b, x, place, linear, each)
         if average > 1 and method != "raw_score":
             y = b.op("div", y, scalar(b, y, average))
         if method != "raw_score":
@@ -139,9 +146,6 @@ def _table(p: Parsed, name: str, method: str, iterations: tuple[int, int] | None
 
 def _add_tree(grove: Grove, t: Mapping[str, str], column: int, name: str) -> None:
     leaves = _int(t, "num_leaves")
-    if t.get("is_linear", "0") == "1":
-        raise UnsupportedError(f"{name}: linear trees (linear_tree=true) are not compiled: their leaves are linear models of the row; "
-                               "train without linear_tree")
     n = leaves - 1
     decision = _numbers(t, "decision_type", np.int64, n)
     threshold = _numbers(t, "threshold", np.float64, n)
