@@ -189,6 +189,8 @@ def test_tuning_tries_ways_records_what_it_decided_and_replays(tmp_path: Path) -
     close(exe(*data), tuned.executable(*data))
     again = tw.tune(g, log=log, trials=14, threads=1, watch=Quiet())
     assert sum(len(s.points) for s in again.states if isinstance(s.task, SiteTask)) == 0
+    keys = [r.key for r in TuningLog(log).records() if not r.of_model]
+    assert len(set(keys)) == len(keys), "kernels whose records came after the ways' are known as well"
     with pytest.raises(ScheduleError):
         lowered(g, Way("convolution", "F9"))
     assert parse_site(task.workload, task.target).workload == task.workload

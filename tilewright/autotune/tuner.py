@@ -348,12 +348,11 @@ def tune_model(model: object, *, inputs: Inputs | None, target: str | Target, th
     view = watch or default_view()
     with ExitStack() as stack:
         measurer = _pool(pool, chosen, seed, cold, _limits(options), stack)
-        records = TuningLog(log)
-        ways, states, used = _ways(sites, records, measurer, view, limit, seconds, seed)
+        ways, states, used = _ways(sites, TuningLog(log), measurer, view, limit, seconds, seed)
         if ways:
             searched = _wanted(tasks_of(graph, replace(chosen, schedules=Fixed(ways))), only)
         left = None if seconds is None else max(1.0, seconds - (time.monotonic() - began))
-        session = Session(searched, records, measurer, view, limit - used, left, seed)
+        session = Session(searched, TuningLog(log), measurer, view, limit - used, left, seed)  # which reads the whole log for itself
         session.run()
         outcome = decide(Subject(model, inputs, chosen, sites), session, view, ways)
     ceiling = measure(chosen.target, chosen.threads) if pool is None else None
