@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from ...ir.graph import Attrs, Node
 from ...ir.ops import tree_engines as trees
+from ...ir.ops.irregular import TopKAttrs
 from ...ir.ops.nearest import NearestAttrs
 from ...ir.types import TensorType
 from ..target import Target
-from . import irregular, nearest, tree_ranks, tree_row, tree_slices, tree_walk
+from . import irregular, nearest, topk, tree_ranks, tree_row, tree_slices, tree_walk
 
 Types = tuple[TensorType, ...]
 
@@ -30,13 +31,17 @@ class NativeCode:
 
 def native_code(node: Node, target: Target) -> NativeCode:
     """The code for a node of an irregular op; `text(symbol)` is LLVM IR."""
+    ins = tuple(v.type for v in node.operands)
+    size = sum(v.type.bytes for v in (*node.operands, *node.outputs))
+    if isinstance(a := node.attrs, TopKAttrs) and topk.fits(a, ins[0]):
+        rows = ins[0].size // ins[0].shape[-1]
+        return NativeCode(f"topk rows|{a}|{ins[0]}", rows, 0, topk.seconds(a, ins[0]), size,
+                          lambda symbol: topk.emit_topk(symbol, a, ins[0], target))
     if node.op not in _MAKERS:
         return NativeCode(f"{node.op}|{irregular.key(node)}", 1, irregular.workspace_bytes(node), irregular.seconds(node), 0,
                           lambda symbol: irregular.emit_irregular(symbol, node, target))
-    ins = tuple(v.type for v in node.operands)
     key = f"{node.op}|{_code_shape(node.op, node.attrs, ins)}"  # the target is part of every object's key
     trips, workspace, seconds, text = _MAKERS[node.op](node.attrs, ins, target)
-    size = sum(v.type.bytes for v in (*node.operands, *node.outputs))
     return NativeCode(key, trips, workspace, seconds or trees.cycles(node.op, node.attrs, ins) / 2.5e9, size, text)
 
 

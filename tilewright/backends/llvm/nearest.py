@@ -16,6 +16,7 @@ from ...ir.ops.nearest import TILE
 from ...ir.types import TensorType
 from ..target import Target
 from .code import Code
+from .topk import each_bit, insert, lanes_below
 
 PART, GROUP = 256, 4  # rows of a trip, rows whose sums are in registers
 
@@ -78,7 +79,7 @@ class _Nearest:
                                                                                    self.k - 1)))
                 found.append([self._distance(v, own, c("add i64 {}, {}", c("add i64 {}, {}", tile, part), u * self.lanes))
                               for u, v in enumerate(sums[r])])
-                closer.append(self._bits(found[-1], bound))
+                closer.append(lanes_below(c, "olt", "double", self.lanes, found[-1], bound))
             some = closer[0]
             for bits in closer[1:]:
                 some = c("or i64 {}, {}", some, bits)
@@ -120,44 +121,17 @@ class _Nearest:
         below = c("fcmp olt {} {}, zeroinitializer", kind, d)  # NaN stays, and is no neighbour
         return c("select <{} x i1> {}, {} zeroinitializer, {} {}", self.lanes, below, kind, kind, d)
 
-    def _bits(self, found: list[str], bound: str) -> str:
-        """An i64 with bit p set where found[p] < bound."""
-        c, out = self.c, "0"
-        for u, v in enumerate(found):
-            less = c("bitcast <{0} x i1> {1} to i{0}", self.lanes, c("fcmp olt {} {}, {}", self.kind, v, bound))
-            wide = c("zext i{} {} to i64", self.lanes, less)
-            out = c("or i64 {}, {}", out, c("shl i64 {}, {}", wide, u * self.lanes)) if u else wide
-        return out
-
     def _insert_all(self, r: str, row: str, first: str) -> None:
         """The distances of row number `r` of the group that its bits say."""
         c = self.c
-        left = c.variable("i64", 0)
-        left.set(c.element("i64", "%workspace", c("add i64 {}, {}", r, GROUP * TILE)))
         near, at = (c.at(kind, base, c("mul i64 {}, {}", row, self.k)) for kind, base in (("double", "%near"), ("i64", "%at")))
         own = c.at("double", "%workspace", c("mul i64 {}, {}", r, TILE))
-        with c.loop_while(lambda: c("icmp ne i64 {}, 0", left.get())):
-            bits = left.get()
-            p = c.call("i64", "llvm.cttz.i64", ("i64", bits), ("i1", "true"))
-            left.set(c("and i64 {}, {}", bits, c("sub i64 {}, 1", bits)))
+
+        def closer(a: str, b: str) -> str:
+            return c("fcmp olt double {}, {}", a, b)
+
+        def offer(p: str) -> None:
             d = c.element("double", own, p)
-            with c.when(c("fcmp olt double {}, {}", d, c.element("double", near, self.k - 1))):
-                self._insert(near, at, d, c("add i64 {}, {}", first, p))
-
-    def _insert(self, near: str, at: str, d: str, point: str) -> None:
-        c = self.c
-        place = c.variable("i64", 0)
-        place.set(f"{self.k - 1}")
-
-        def further() -> str:
-            i = place.get()
-            before = c.call("i64", "llvm.smax.i64", ("i64", c("sub i64 {}, 1", i)), ("i64", 0))
-            return c("and i1 {}, {}", c("icmp sgt i64 {}, 0", i), c("fcmp ogt double {}, {}", c.element("double", near, before), d))
-        with c.loop_while(further):
-            i = place.get()
-            before = c("sub i64 {}, 1", i)
-            c.store("double", c.element("double", near, before), c.at("double", near, i))
-            c.store("i64", c.element("i64", at, before), c.at("i64", at, i))
-            place.set(before)
-        c.store("double", d, c.at("double", near, place.get()))
-        c.store("i64", point, c.at("i64", at, place.get()))
+            with c.when(closer(d, c.element("double", near, self.k - 1))):
+                insert(c, "double", near, at, self.k - 1, d, c("add i64 {}, {}", first, p), closer)
+        each_bit(c, c.element("i64", "%workspace", c("add i64 {}, {}", r, GROUP * TILE)), offer)

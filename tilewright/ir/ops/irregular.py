@@ -306,6 +306,11 @@ class TopK(Op):
             yield Sample((x,), TopKAttrs(0, 1, largest))
             yield Sample((np.random.default_rng(0).integers(-20, 20, (2, 31, 3), "i1"),), TopKAttrs(1, 17, largest))
         yield Sample((x.astype("f2"),), TopKAttrs(1, 4))
+        long = np.random.default_rng(1).integers(-9, 9, (3, 300)).astype("f8")
+        long[1, ::5], long[2, 7:] = np.nan, np.nan
+        for kind in ("f4", "f8"):
+            yield Sample((long.astype(kind),), TopKAttrs(1, 5, True))
+            yield Sample((long.astype(kind),), TopKAttrs(1, 12, False))
         yield Sample((x[:0],), TopKAttrs(1, 2))
 
 
