@@ -96,8 +96,8 @@ def test_columns_that_cannot_be_read_are_named() -> None:
             call(p.lazy())
 
 
-def models() -> dict[str, tuple[object, object, str]]:
-    """name -> fitted model, table, method: every kind of plan"""
+def models() -> dict[str, tuple[object, np.ndarray, str]]:
+    """name -> fitted model, array or frame, method: every kind of plan"""
     d = frame()
     names = np.array(["a", "b"])[(Y > 0).astype(int)]
     return {"trees": (ensemble.RandomForestRegressor(3).fit(X, Y), X, "predict"), "linear": (linear_model.Ridge().fit(X, Y), X, "predict"),
@@ -116,8 +116,8 @@ def test_any_number_of_rows(name: str) -> None:
     m, x, method = models()[name]
     exe = tw.compile(m, inputs=x, method=method, threads=1)
     whole = np.asarray(exe(x))
-    for rows in (0, 1, 2, 300, len(x)):  # type: ignore[arg-type]
-        part = x[:rows]  # type: ignore[index]
+    for rows in (0, 1, 2, 300, len(x)):
+        part = x[:rows]
         got = np.asarray(exe(part))
         assert got.shape == (rows, *whole.shape[1:]) and got.dtype == whole.dtype
         assert (got == whole[:rows]).all() if whole.dtype.kind != "f" else np.allclose(got, whole[:rows], rtol=1e-12, atol=1e-13)
