@@ -15,6 +15,7 @@ from tilewright.backends.llvm.spills import InnerLoop, functions, inner_loops
 from tilewright.backends.target import Target
 from tilewright.compiler.inspect import inspect, lowered
 from tilewright.ir.builder import GraphBuilder
+from tilewright.ir.expr import Axis
 from tilewright.ir.graph import Graph
 from tilewright.ir.loops import Loop, Scheduled, Split, Stage
 from tilewright.ir.types import F32, TensorType
@@ -63,9 +64,14 @@ def microkernels(g: Graph, target: Target) -> Iterator[tuple[Scheduled, Stage, l
 
 def sizes(x: Loop, st: Stage, lanes: int) -> set[int]:
     """How often a loop's body may be repeated in straight-line code: its extents, in vectors where it is lanes."""
-    split = next((r for r in st.relations if isinstance(r, Split) and r.inner == x.axis), None)
-    extents = {n for _, _, n, _ in split.segments()} if split else {x.axis.extent}
+    extents = extents_of(x.axis, st)
     return {-(-n // lanes) for n in extents} if x.kind == "vector" else extents
+
+
+def extents_of(a: Axis, st: Stage) -> set[int]:
+    """Of an axis, in whole and in ragged blocks of all splits that it is inside of."""
+    split = next((r for r in st.relations if isinstance(r, Split) and r.inner == a), None)
+    return {n for e in extents_of(split.parent, st) for _, _, n, _ in split.segments(e)} if split else {a.extent}
 
 
 def tiles(st: Stage, lanes: int) -> tuple[set[int], int]:

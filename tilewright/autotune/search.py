@@ -22,7 +22,7 @@ from .features import Features
 from .space import Decisions, Space, schedule_key
 from .task import Task
 
-POPULATION = 128   # points that live at once
+POPULATION = 256   # points that live at once
 GENERATIONS = 4
 ELITE = 24         # of the best trials, as parents
 CROSSED = 0.3      # share of children with two parents; the others are mutations

@@ -58,7 +58,6 @@ class ContractionSketch(Sketch):
             knob("fetch_wide", (0, 1) if d.pack else (0,), int(d.fetch_wide)),
             knob("fetch_narrow", (0, 1) if d.pack and window else (0,), int(d.fetch_narrow)),
             knob("pack", (0, 1) if both else (int(d.pack),), int(d.pack)),
-            knob("passes", sorted({1, 2, 4, 8, d.passes}) if r.m else (1,), d.passes, True),
         ]
 
     def _tiles(self) -> list[tuple[int, int, int]]:
@@ -95,9 +94,9 @@ class ContractionSketch(Sketch):
         v = dict(zip((k.name for k in self.knobs), values, strict=True))
         rows, columns, vectors = cast("tuple[int, int, int]", v["tile"])
         last, chunk = cast("tuple[int, int]", v["inner"])
-        unroll, n_block, m_block, passes = (cast(int, v[k]) for k in ("unroll", "n_block", "m_block", "passes"))
+        unroll, n_block, m_block = (cast(int, v[k]) for k in ("unroll", "n_block", "m_block"))
         return Choice(self.choice.roles, rows, columns, vectors, last, chunk, unroll, str(v["order"]), n_block, m_block,
-                      str(v["outer"]), bool(v["keep"]), bool(v["fetch_wide"]), bool(v["fetch_narrow"]), bool(v["pack"]), passes)
+                      str(v["outer"]), bool(v["keep"]), bool(v["fetch_wide"]), bool(v["fetch_narrow"]), bool(v["pack"]), self.choice.passes)
 
     def feasible(self, values: tuple[Value, ...]) -> bool:
         tile, unroll, n_block, pack = values[0], values[2], values[4], values[10]  # as `_knobs` orders them
@@ -115,7 +114,7 @@ class ContractionSketch(Sketch):
         return self._packs[vectors, n_block]
 
     def canonical(self, values: tuple[Value, ...]) -> tuple[Value, ...]:
-        """Blocks that hold all tiles are none; without blocks on both sides their order does not matter, without any there is one pass."""
+        """Blocks that hold all tiles are none; without blocks on both sides their order does not matter."""
         out = list(values)
         tile = values[0]
         assert isinstance(tile, tuple)
@@ -127,8 +126,6 @@ class ContractionSketch(Sketch):
             out[6] = self.knobs[6].default
         if not out[10]:
             out[8] = out[9] = 0
-        if not (out[4] or out[5]) and values != self.default:
-            out[11] = 1
         return tuple(out)
 
     def tiles(self, tile: Sequence[int]) -> tuple[int, int]:
