@@ -19,7 +19,7 @@ from ..backends.llvm.elf import combine
 from ..backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
 from ..backends.llvm.entry import emit_entry
 from ..backends.llvm.worker import IRError, compile_object
-from ..backends.plan import ARENA_ALIGN, KernelCall, Plan, Slot
+from ..backends.plan import KernelCall, Plan, Slot, align_up
 from ..backends.target import Target
 from ..compiler.threads import seconds, team
 from ..errors import ScheduleError, TilewrightError
@@ -96,7 +96,7 @@ def build_scheduled(task: Task, s: Scheduled, parts: Parts | None = None) -> Bui
     micro = parts.objects(task.target)
     trips = max(1, parallel_extent(s))
     members = team(seconds(task.work, task.target, any(st.compute.reduce_axes for st in s.stages)), trips, task.threads)
-    step = -(-workspace_bytes(s) // ARENA_ALIGN) * ARENA_ALIGN
+    step = align_up(workspace_bytes(s))
     ins, outs = len(task.program.inputs), len(task.program.outputs)
     if members == 1:
         objects = (_compile(text + _drive_alone(ins + outs, trips), task.target),)

@@ -22,6 +22,11 @@ NamedType = tuple[str, TensorType]
 T = TypeVar("T")
 
 
+def align_up(size: int) -> int:
+    """The least multiple of ARENA_ALIGN that is not below `size`, in bytes."""
+    return -(-size // ARENA_ALIGN) * ARENA_ALIGN
+
+
 class PlanError(TilewrightError):
     """Text that should be a plan is not one."""
 

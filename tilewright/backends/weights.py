@@ -21,7 +21,7 @@ import numpy as np
 
 from ..ir.types import TensorType
 from .memory import aligned
-from .plan import ARENA_ALIGN
+from .plan import align_up
 
 WORTH_SHARING = 16 << 10  # bytes of one weight; below, looking it up takes longer than it saves
 LARGE = 4 << 20           # bytes of memory from which on NumPy asks for large pages
@@ -55,7 +55,7 @@ def alone(t: TensorType) -> np.ndarray:
 
 def _span(t: TensorType) -> int:
     """The bytes that a weight takes up in a block."""
-    return -(-t.bytes // ARENA_ALIGN) * ARENA_ALIGN
+    return align_up(t.bytes)
 
 
 class Placement:

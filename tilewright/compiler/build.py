@@ -17,7 +17,7 @@ from ..backends.llvm.entry import ENTRY, emit_entry
 from ..backends.llvm.jit import Job, build, object_key
 from ..backends.llvm.native import NativeCode, native_code
 from ..backends.memory import trim
-from ..backends.plan import ARENA_ALIGN, KernelCall, Loop, Plan, Slot
+from ..backends.plan import KernelCall, Loop, Plan, Slot, align_up
 from ..backends.target import Target
 from ..errors import InputError, UnsupportedError
 from ..ir.builder import GraphBuilder
@@ -266,7 +266,7 @@ class Assembly:
         self.teams = teams(costs, self.trips, options.threads, [k.times for k in low.kernels])
         self.pieces = [pieces(c, n, t) for c, n, t in zip(costs, self.trips, self.teams, strict=True)]
         spaces = [workspace_bytes(s) if s else n.workspace if n else 0 for s, n in zip(low.scheduled, self.native, strict=True)]
-        self.spaces = [-(-n // ARENA_ALIGN) * ARENA_ALIGN for n in spaces]
+        self.spaces = [align_up(n) for n in spaces]
         spaces = [n * t for n, t in zip(self.spaces, self.teams, strict=True)]
         self.arena: ArenaPlan = plan_arena(low.kernels, low.views.storages, spaces, kept)
 

@@ -1,6 +1,8 @@
 """Which columns of a table a graph reads in the end: forests compare few of them, and what is made of the others is never looked at."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ..ir.forest import Field
@@ -13,12 +15,13 @@ def used_columns(g: Graph, x: Value) -> np.ndarray:
     """bool[n]: the columns of the input x[rows, n] on which outputs depend. Steps that are not known to treat columns apart
     count as reading all of them."""
     asked = {v.name: np.ones(_width(v), bool) for v in g.outputs}
+    literal = {name: c.array for name, c in g.constants.items() if not c.updatable}
     for n in reversed(g.nodes):
         masks = [asked[o.name] for o in n.outputs if o.name in asked]
         if not masks:
             continue
         for k, v in enumerate(n.operands):
-            mask = _asks(g, n, k, v, masks[0]) if len(n.outputs) == 1 else np.ones(_width(v), bool)
+            mask = _asks(literal, n, k, v, masks[0]) if len(n.outputs) == 1 else np.ones(_width(v), bool)
             asked[v.name] = asked.get(v.name, False) | mask
     return asked.get(x.name, np.zeros(_width(x), bool))
 
@@ -27,10 +30,9 @@ def _width(v: Value) -> int:
     return v.type.shape[-1] if v.type.rank else 1
 
 
-def _asks(g: Graph, n: Node, k: int, v: Value, mask: np.ndarray) -> np.ndarray:
-    """What operand number k has to give where the columns of `mask` of the result are asked for."""
+def _asks(literal: Mapping[str, np.ndarray], n: Node, k: int, v: Value, mask: np.ndarray) -> np.ndarray:
+    """What operand number k has to give where the columns of `mask` of the result are asked for. `literal`: constants that stay."""
     whole = np.ones(_width(v), bool)
-    literal = {k: c.array for k, c in g.constants.items() if not c.updatable}
     if n.op == "tree_ensemble" and k == 0 and n.operands[1].name in literal:
         out = ~whole
         out[literal[n.operands[1].name][:, Field.FEATURE]] = True

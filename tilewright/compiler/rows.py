@@ -15,7 +15,7 @@ from ..backends.cache import ObjectCache
 from ..backends.instance import Instance, Preparation
 from ..backends.llvm.entry import ENTRY, emit_entry
 from ..backends.llvm.jit import Job, build
-from ..backends.plan import ARENA_ALIGN, ByRows, Plan
+from ..backends.plan import ByRows, Plan, align_up
 from ..ir.graph import Constant, Graph, Node, Value
 from .build import Assembly, Options, decisions, lower_graph
 
@@ -52,17 +52,13 @@ def build_by_rows(block: Graph, one: Graph, options: Options, names: Mapping[str
 
 def _joined(plan: Plan, row: Plan, threads: int, block_seconds: float, row_seconds: float) -> Plan:
     size = plan.inputs[0][1].shape[0]
-    scratch = _up(max(plan.arena_bytes, row.arena_bytes))
-    step = _up(scratch + sum(t.bytes for _, t in (*plan.inputs, *plan.outputs)))
+    scratch = align_up(max(plan.arena_bytes, row.arena_bytes))
+    step = align_up(scratch + sum(t.bytes for _, t in (*plan.inputs, *plan.outputs)))
     each = row_seconds + CALL_SECONDS
     turn = max(2, min(size, int((block_seconds + CALL_SECONDS) / each)))
     team = threads if block_seconds >= SHARE_SECONDS else 1
     by_rows = ByRows(size, row.calls, turn, team, step, scratch, int(RELEASE_SECONDS / each) + 1)
     return replace(plan, weights=(*plan.weights, *row.weights), arena_bytes=step * team, phases=(0,) if team > 1 else (), by_rows=by_rows)
-
-
-def _up(n: int) -> int:
-    return -(-n // ARENA_ALIGN) * ARENA_ALIGN
 
 
 def merged(a: Graph, b: Graph) -> Graph:

@@ -25,7 +25,7 @@ from ...ir.graph import Node
 from ...ir.op import OPS
 from ...ir.text import attrs_text
 from ...ir.types import DType, TensorType, contiguous_strides
-from ..plan import ARENA_ALIGN
+from ..plan import align_up
 from ..target import Target
 
 if TYPE_CHECKING:
@@ -75,15 +75,11 @@ def seconds(node: Node) -> float:
 
 
 def workspace_bytes(node: Node) -> int:
-    return sum(_up(t.bytes) for t in _memory(node))
+    return sum(align_up(t.bytes) for t in _memory(node))
 
 
 def _memory(node: Node) -> tuple[TensorType, ...]:
     return OPS[node.op].memory(node.attrs, *(None if v is None else v.type for v in node.inputs))
-
-
-def _up(size: int) -> int:
-    return -(-size // ARENA_ALIGN) * ARENA_ALIGN
 
 
 def emit_irregular(symbol: str, node: Node, target: Target) -> str:
@@ -112,7 +108,7 @@ def _wrapper(symbol: str, name: str, buffers: Sequence[TensorType], memory: Sequ
     arguments, at, lines = [], 0, []
     for k, t in enumerate(memory, len(buffers)):
         lines.append(f"  %p{k} = getelementptr i8, ptr %workspace, i64 {at}")
-        at += _up(t.bytes)
+        at += align_up(t.bytes)
     for k, t in enumerate((*buffers, *memory)):
         strides = [s * t.dtype.bytes for s in contiguous_strides(t.shape)]
         arguments += ["ptr null", "ptr null", f"i64 {t.size}", f"i64 {t.dtype.bytes}", f"ptr %p{k}"]

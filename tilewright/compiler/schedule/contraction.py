@@ -61,18 +61,17 @@ def default_contraction(p: Program, target: Target, packable: frozenset[str], ti
 def _choose(r: Roles, t: Tile, lanes: int, target: Target) -> Choice:
     last, chunk = _innermost(r)
     n_trips, m_trips = _trips(r, t, lanes)
-    if passes := _passes(r, last, target):
-        tiles, blocks = math.prod(n_trips), -(-math.prod(m_trips) // PASS_TILES) * math.prod(a.extent for a in r.batch)
-        most = target.l2 // 4 // (PASS_TILES * t.rows * t.columns * t.vectors * lanes * 4)  # of partial sums
-        return Choice(
-            roles=0, rows=t.rows, columns=t.columns, vectors=t.vectors, last=last, chunk=chunk, unroll=_unroll(t, chunk), order="n",
-            n_block=max(2, min(most, tiles // -(-PASS_SHARES // blocks))), m_block=PASS_TILES, outer="m", keep=True,
-            fetch_wide=True, fetch_narrow=False, pack=True, passes=passes)
-    return Choice(
+    d = Choice(
         roles=0, rows=t.rows, columns=t.columns, vectors=t.vectors, last=last, chunk=chunk, unroll=_unroll(t, min(chunk, r.k[last].extent)),
         order=_order(r, n_trips, m_trips, target), n_block=0, m_block=0, outer="n", keep=REMOTE * _bytes(r.narrow, r) > _bytes(r.wide, r),
         fetch_wide=operand_bytes(r.wide) >= target.l2 // 8,
         fetch_narrow=operand_bytes(r.narrow) > target.l2 and len([a for a in r.k if a.extent > 1]) > 2, pack=True)
+    if passes := _passes(r, last, target):
+        tiles, blocks = math.prod(n_trips), -(-math.prod(m_trips) // PASS_TILES) * math.prod(a.extent for a in r.batch)
+        most = target.l2 // 4 // (PASS_TILES * t.rows * t.columns * t.vectors * lanes * 4)  # of partial sums
+        return replace(d, order="n", n_block=max(2, min(most, tiles // -(-PASS_SHARES // blocks))), m_block=PASS_TILES, outer="m",
+                       keep=True, fetch_wide=True, fetch_narrow=False, passes=passes)
+    return d
 
 
 # -- tile choice -----------------------------------------------------------------------------------------------------------
