@@ -24,7 +24,7 @@ from tilewright.errors import ScheduleError
 from tilewright.ir.loops import Scheduled
 
 HOST = Target.host()
-FAST = Limits(build=60, run=3, setup=60, budget=0.01, memory=1024)
+FAST = Limits(build=60, run=60, setup=60, budget=0.01, memory=1024)
 HEAD = "define void @tw_drive(ptr %args, ptr %ctx, i64 %repeats) nounwind {\n"
 OUTPUT = "  %at = getelementptr ptr, ptr %args, i64 2\n  %y = load ptr, ptr %at\n"  # matmul: x, w, y, workspace
 MMAP = {  # 64 MiB of fresh memory
@@ -87,9 +87,9 @@ class PlantedBuilder:
 
 @pytest.fixture
 def planted(request: pytest.FixtureRequest) -> Measurer:
-    """`kind` of the test, if it has one: what eats memory needs time until it has eaten too much."""
-    patient = "kind" in request.fixturenames and request.getfixturevalue("kind") == "memory"
-    return Measurer(HOST, limits=replace(FAST, run=60) if patient else FAST, builder=PlantedBuilder)
+    """`kind` of the test, if it has one: what never ends is given up sooner than what needs time on a busy machine."""
+    endless = "kind" in request.fixturenames and request.getfixturevalue("kind") == "loop"
+    return Measurer(HOST, limits=replace(FAST, run=10) if endless else FAST, builder=PlantedBuilder)
 
 
 @pytest.mark.parametrize(("kind", "status", "words"), [
@@ -100,18 +100,18 @@ def test_a_fault_is_recorded_as_its_class_and_the_next_candidate_is_measured(pla
     t = task()
     with planted as m:
         before, fault, after = m.submit(t, []), m.submit(t, [[kind, {}]]), m.submit(t, [])
-        assert before.result(60).ok
-        found = fault.result(60)
+        assert before.result(120).ok
+        found = fault.result(120)
         assert (found.status, found.samples_ns, found.speedup) == (status, (), 0.0)
         assert words in (found.error or "")
-        assert after.result(60).ok
+        assert after.result(120).ok
 
 
 def test_faults_in_a_row_leave_no_process_behind(planted: Measurer) -> None:
     t = task()
     with planted as m:
         found = [m.submit(t, [[kind, {}]]) for kind in ("segfault", "number", "segfault", "segfault")]
-        assert [f.result(60).status for f in found] == ["crash", "wrong_result", "crash", "crash"]
+        assert [f.result(120).status for f in found] == ["crash", "wrong_result", "crash", "crash"]
         child = m._runner._child
     assert child is None or child.poll() is not None
 
@@ -133,10 +133,10 @@ def test_points_of_the_space_are_right_and_have_times(program: object, threads: 
 def test_what_is_no_schedule_is_a_compile_error() -> None:
     t = task()
     with Measurer(HOST, limits=FAST) as m:
-        found = m.submit(t, [["no such sketch", {}]]).result(60)
+        found = m.submit(t, [["no such sketch", {}]]).result(120)
         assert found.status == "compile_error"
         assert "no such sketch" in (found.error or "")
-        assert m.submit(t, []).result(60).ok
+        assert m.submit(t, []).result(120).ok
 
 
 def test_a_builder_that_hangs_or_dies_is_replaced() -> None:
@@ -156,7 +156,7 @@ def test_a_builder_that_hangs_or_dies_is_replaced() -> None:
 def test_cold_caches_are_slower_or_the_same() -> None:
     t = task(matmul(64, 256, 256))
     with Measurer(HOST, limits=FAST, cold=True) as m:
-        found = m.submit(t, []).result(60)
+        found = m.submit(t, []).result(120)
     assert found.ok
     assert len(found.samples_ns) >= 2
 
