@@ -23,7 +23,7 @@ from .contraction_nest import Choice, Roles, Tile, all_roles, layout_block, oper
 from .rows import access, lanes_of
 
 UNROLLED_FMAS = 64   # multiply-adds of straight-line code in a microkernel: hides loop overhead; 128 is no faster, and slow to compile
-REMOTE = 4            # cost of a byte that another thread wrote, in bytes of weights: threads keep their rows of activations
+REMOTE = 2            # cost of a byte that another thread wrote, in bytes of weights: threads keep their rows of activations
 FAR = 4096            # bytes between blocks of channels from which on no hardware prefetcher goes from one to the next
 NEAR_BLOCKS = 16      # of channels in one pass over a sum: the ways of a cache, where the blocks' places differ by a power of two
 PASS_TILES = 8        # of the narrow side that a pass goes over before the next one
