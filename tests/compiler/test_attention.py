@@ -172,6 +172,25 @@ def test_threads_do_not_change_bits() -> None:
     np.testing.assert_array_equal(one, three)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_subnormal_weights_of_masked_keys_are_zeros(apart: bool) -> None:
+    """exp(-100) is subnormal, which processors multiply a hundred times slower; the weights show in values that are far apart."""
+    m = Maker(1, 1, 16, 16, 16)
+    mask = m.input("mask", 1, 1, 1, 16)
+    m.arrays["mask"][:] = np.where(np.arange(16) < 8, 0, -100)
+    m.arrays["values"][0, 8:] = 1e38
+    for name in ("queries", "keys"):
+        m.arrays[name][:] = 0
+    g = m.graph(m.b.op("add", m.scores, mask))
+    if apart:
+        weights = next(n.outputs[0] for n in g.nodes if n.op == "softmax")
+        g = g.replace(outputs=(*g.outputs, weights))
+        exe = tw.compile(g)
+        assert set(np.unique(exe.run(m.arrays)[weights.name])) == {np.float32(0), np.float32(0.125)}
+    want = m.arrays["values"][0, :8].mean(0)
+    np.testing.assert_allclose(run(g, m.arrays)[0], np.broadcast_to(want, (16, 16)), rtol=1e-6, atol=1e-6)
+
+
 def test_powers_take_the_place_of_scores_and_masks_are_transposed() -> None:
     """The workspace holds the scores of a block once: they take the place of the mask, which is laid out alike."""
     sizes = []
