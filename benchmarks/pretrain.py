@@ -34,8 +34,8 @@ from tilewright.backends.target import Target
 MODEL = Path(tilewright.__file__).parent / "autotune" / SHIPPED
 FOLDS = 5
 LEAST_POINTS = 8   # of a task, to be learned from or judged by
-BATCH = 12
-CONTRACTION_POINTS, ROWS_POINTS = 36, 16
+BATCH = 18
+CONTRACTION_POINTS, ROWS_POINTS = 36, 24
 
 
 def collect(out: Path, seeds: range, target: Target, lock: Path | None, core: int | None) -> None:

@@ -29,6 +29,7 @@ from tilewright.ir.loops import Pack, Scheduled
 ROUNDS = 8             # of each batch; the least counts
 SAMPLE_SECONDS = 4e-4  # that one sample lasts at least
 MOST_IR = 1_500_000    # characters; above, LLVM takes many seconds
+GROUP = Path("/proc/self/autogroup")
 TOLERANCE = 1e-3       # of the largest result: catches wrong code, not rounding
 
 
@@ -141,20 +142,35 @@ class Trials:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Holds the lock, on one core, at a high priority where the system lets; without a lock at a normal one."""
-        cores, nice = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
+        cores, nice, group = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0), _group_nice()
         with contextlib.ExitStack() as held:
             if self.lock is not None:
                 fcntl.flock(held.enter_context(self.lock.open("w")), fcntl.LOCK_EX)
             try:
                 if self.core is not None:
                     os.sched_setaffinity(0, {self.core})
-                with contextlib.suppress(PermissionError):
-                    os.setpriority(os.PRIO_PROCESS, 0, -15 if self.lock is not None else 0)
+                _prefer(-15 if self.lock is not None else 0, -15 if self.lock is not None else group)
                 yield
             finally:
                 os.sched_setaffinity(0, cores)
-                with contextlib.suppress(PermissionError):
-                    os.setpriority(os.PRIO_PROCESS, 0, nice)
+                _prefer(nice, group)
+
+
+def _group_nice() -> int:
+    """The nice value of this session's group of processes, which Linux shares processors among before it looks at processes; 0 where
+    there are no such groups."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(GROUP.read_text().rsplit("nice", 1)[1])
+    return 0
+
+
+def _prefer(nice: int, group: int) -> None:
+    """Sets the nice values of the process and of its session's group, as far as the system lets."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    if group != _group_nice():
+        with contextlib.suppress(OSError):
+            GROUP.write_text(str(group))
 
 
 _DRIVE: Callable[[int], Callable[..., None]] = ctypes.CFUNCTYPE(

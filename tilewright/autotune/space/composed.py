@@ -26,6 +26,8 @@ BLOCKS = (1, 2, 3, 4, 5, 6, 8)  # vectors of queries
 class StripsSketch(ContractionSketch):
     """Decisions about the products of a strip; everything else is as the compiler has it."""
 
+    whole = False
+
     def __init__(self, whole: Program, products: Program, target: Target, packable: frozenset[str], choice: Choice, roles: Roles) -> None:
         super().__init__(products, target, packable & {b.name for b in products.inputs}, 1, choice, roles)
         self.name, self.whole, self._outer_packable = "strips", whole, packable
@@ -67,5 +69,7 @@ def composed_sketches(p: Program, target: Target, packable: frozenset[str]) -> l
     chosen = default_contraction(products, target, inside)
     if chosen is None:
         return []
-    choice = chosen[0] if chosen[0].pack else replace(chosen[0], fetch_wide=False, fetch_narrow=False)
+    choice = replace(chosen[0], passes=1)
+    if not choice.pack:
+        choice = replace(choice, fetch_wide=False, fetch_narrow=False)
     return [StripsSketch(p, products, target, packable, choice, all_roles(products.computes[0], inside)[0])]

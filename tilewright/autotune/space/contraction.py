@@ -2,7 +2,7 @@
 
 Rules: every register tile that the target's registers hold, each reduction axis innermost in chunks of several lengths, unrolled
 up to straight-line code that still compiles quickly; loops over tiles in three orders, in blocks or not; packed or not; what is
-prefetched; what threads keep. The nest is `compiler/schedule/contraction_nest.py`'s.
+prefetched; what threads keep; long sums in passes. The nest is `compiler/schedule/contraction_nest.py`'s.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import cast
 
 from ...backends.target import Target
 from ...compiler.schedule.contraction import default_contraction
-from ...compiler.schedule.contraction_nest import Choice, Roles, all_roles, layout_block, schedule_nest
+from ...compiler.schedule.contraction_nest import Choice, Roles, all_roles, layout_block, passes_of, schedule_nest
 from ...compiler.schedule.legality import check_legal
 from ...compiler.schedule.rows import access, lanes_of
 from ...errors import ScheduleError
@@ -26,11 +26,15 @@ LEAST_SHARE = 4      # the smallest tile has this part of the accumulators that 
 OTHER_READING = 0.15  # share of samples of another reading beside the usual one's
 READINGS = 2         # which operand is broadcast and which one is vectors: at most so many are searched
 BLOCKS = (0, 2, 4, 8, 16, 32)
+PASSES = (1, 2, 3, 4, 6, 8)
+LONG = 512           # terms of a sum that may go in passes: a shorter one's panels fit the caches
 
 
 class ContractionSketch(Sketch):
     """One reading of a contraction's axes. Knobs: tile = (rows, columns, vectors), inner = (reduction axis, chunk), and the
     fields of `Choice` by name."""
+
+    whole = True  # the program is the contraction; what is inside another loop nest cannot go in passes
 
     def __init__(self, p: Program, target: Target, packable: frozenset[str], threads: int, choice: Choice, roles: Roles) -> None:
         self.program, self.target, self.packable, self.roles, self.choice = p, target, packable, roles, choice
@@ -58,6 +62,7 @@ class ContractionSketch(Sketch):
             knob("fetch_wide", (0, 1) if d.pack else (0,), int(d.fetch_wide)),
             knob("fetch_narrow", (0, 1) if d.pack and window else (0,), int(d.fetch_narrow)),
             knob("pack", (0, 1) if both else (int(d.pack),), int(d.pack)),
+            knob("passes", PASSES if r.m and self.whole and math.prod(a.extent for a in r.k) >= LONG else (1,), d.passes, True, True),
         ]
 
     def _tiles(self) -> list[tuple[int, int, int]]:
@@ -96,7 +101,8 @@ class ContractionSketch(Sketch):
         last, chunk = cast("tuple[int, int]", v["inner"])
         unroll, n_block, m_block = (cast(int, v[k]) for k in ("unroll", "n_block", "m_block"))
         return Choice(self.choice.roles, rows, columns, vectors, last, chunk, unroll, str(v["order"]), n_block, m_block,
-                      str(v["outer"]), bool(v["keep"]), bool(v["fetch_wide"]), bool(v["fetch_narrow"]), bool(v["pack"]), self.choice.passes)
+                      str(v["outer"]), bool(v["keep"]), bool(v["fetch_wide"]), bool(v["fetch_narrow"]), bool(v["pack"]),
+                      cast(int, v["passes"]))
 
     def feasible(self, values: tuple[Value, ...]) -> bool:
         tile, unroll, n_block, pack = values[0], values[2], values[4], values[10]  # as `_knobs` orders them
@@ -114,7 +120,8 @@ class ContractionSketch(Sketch):
         return self._packs[vectors, n_block]
 
     def canonical(self, values: tuple[Value, ...]) -> tuple[Value, ...]:
-        """Blocks that hold all tiles are none; without blocks on both sides their order does not matter."""
+        """Blocks that hold all tiles are none; without blocks on both sides their order does not matter; sums go in as many passes as
+        there are parts of them."""
         out = list(values)
         tile = values[0]
         assert isinstance(tile, tuple)
@@ -126,7 +133,18 @@ class ContractionSketch(Sketch):
             out[6] = self.knobs[6].default
         if not out[10]:
             out[8] = out[9] = 0
+        if out[11] != 1:
+            out[11] = self._passes(out)
         return tuple(out)
+
+    def _passes(self, values: Sequence[Value]) -> int:
+        """How many passes there really are; 1 where there are no blocks whose tiles they could go over."""
+        blocks = values[4] or values[5] or any(a.extent > 1 for a in self.roles.batch)
+        last, chunk = cast("tuple[int, int]", values[1])
+        asked = cast(int, values[11])
+        found = passes_of(self.roles, last, chunk, cast(int, values[2]), asked) if blocks else 1
+        # as many parts may come of several numbers: the first of them stands for all
+        return found if found in self.knobs[11].options else asked
 
     def tiles(self, tile: Sequence[int]) -> tuple[int, int]:
         """How many tiles the axes that can be cut into blocks are cut into, of each side."""

@@ -20,12 +20,14 @@ NEAR = 0.7       # share of mutations of ordered knobs that go to a neighbouring
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """One open decision. `ordered`: neighbours among the options are similar."""
+    """One open decision. `ordered`: neighbours among the options are similar. `later`: it was the compiler's before it was open, so that
+    records which lack it mean the default."""
 
     name: str
     options: tuple[Value, ...]
     default: Value
     ordered: bool = False
+    later: bool = False
 
     def __post_init__(self) -> None:
         assert self.default in self.options and len(set(self.options)) == len(self.options), f"{self.name}: {self.options}"
@@ -38,14 +40,14 @@ class Knob:
         return self.options[rng.choice([k for k in range(n) if k != at])]
 
 
-def knob(name: str, options: Sequence[Value], default: Value, ordered: bool = False) -> Knob:
+def knob(name: str, options: Sequence[Value], default: Value, ordered: bool = False, later: bool = False) -> Knob:
     """A Knob whose options include the default."""
     found = list(dict.fromkeys(options))
     if default not in found:
         found.append(default)
         if ordered:
             found.sort()  # type: ignore[type-var]
-    return Knob(name, tuple(found), default, ordered)
+    return Knob(name, tuple(found), default, ordered, later)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +123,11 @@ class Sketch:
         values = tuple(self._parsed(k, named) for k in self.knobs)
         if extra := [str(n) for n in named if all(n != k.name for k in self.knobs)]:
             raise ScheduleError(f"sketch {self.name} has no decision {', '.join(extra)}")
-        return values
+        return self.canonical(values) if any(k.name not in named for k in self.knobs) else values
 
     def _parsed(self, k: Knob, named: dict[object, object]) -> Value:
+        if k.name not in named and k.later:
+            return k.default
         if k.name not in named:
             raise ScheduleError(f"sketch {self.name}: decision {k.name} is missing")
         raw = named[k.name]

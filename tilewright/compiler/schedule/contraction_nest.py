@@ -19,7 +19,7 @@ from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
 from .packing import pack_operand
 from .parallel import mark_parallel
-from .passes import in_passes
+from .passes import in_passes, pass_size
 from .rows import access, lanes_of
 
 
@@ -133,6 +133,21 @@ def layout_block(r: Roles) -> tuple[Axis, int] | None:
                     and isinstance(a := atom.arg.terms[0][0], Axis) and a in r.k:
                 return a, atom.by
     return None
+
+
+def passes_of(r: Roles, last: int, chunk: int, unroll: int, passes: int) -> int:
+    """How many parts of the outermost reduction loop come of `passes`, as `in_passes` cuts it: none is less than a step of that loop."""
+    a = r.k[last]
+    others = [x for x in r.k if x != a]
+    if chunk >= a.extent and others:
+        return -(-others[0].extent // pass_size(others[0].extent, passes, 1))
+    block = layout_block(r)
+    unit = unroll if unroll < a.extent else 1
+    if chunk < a.extent:
+        unit = chunk
+    elif block and block[0] == a and block[1] < a.extent:
+        unit = block[1]
+    return -(-a.extent // pass_size(a.extent, passes, unit))
 
 
 class _Nest:

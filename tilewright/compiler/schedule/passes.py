@@ -19,13 +19,18 @@ from ...ir.loops import Loop, Relation, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
 
 
+def pass_size(extent: int, passes: int, unit: int) -> int:
+    """Values of a reduction axis in each of about `passes` parts, in whole units."""
+    return -(-extent // passes // unit) * unit
+
+
 def in_passes(s: Scheduled, axis: Axis, passes: int, shared: int) -> Scheduled:
     """`s`, whose only stage is a sum, with `axis` of it (a reduction axis of the compute) in about so many passes inside the
     `shared` outermost loops; `s` itself where there is nothing to cut. Raises ScheduleError for what is no such sum."""
     st = s.stages[0]
     c = st.compute
     unit = max((r.inner.extent for r in st.relations if isinstance(r, Split) and r.parent == axis), default=1)
-    size = -(-axis.extent // passes // unit) * unit
+    size = pass_size(axis.extent, passes, unit)
     count = -(-axis.extent // size)
     if axis not in c.reduce_axes or not 0 < shared <= len(st.loops) or any(x.reduce for x in st.loops[:shared]):
         raise ScheduleError(f"{s.program.name}: no passes over {axis.name} inside {shared} loops")

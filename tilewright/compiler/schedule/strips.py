@@ -20,7 +20,7 @@ from ...ir.kinds import is_contraction
 from ...ir.loops import Loop, Pack, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
 from ...ir.types import I64
-from .contraction import schedule_contraction
+from .contraction import default_contraction
 from .contraction_nest import Choice, schedule_nest
 from .rows import lanes_of
 
@@ -114,10 +114,14 @@ def _multiply(c: Compute, shared: list[Axis], p: Program, target: Target,
     own, local = _products(c, p)
     weights = own.inputs[1:]
     inside = packable & {b.name for b in weights}
-    s = schedule_contraction(own, target, inside) if choice is None else schedule_nest(own, target, inside, choice)
-    if s is None:
-        return None
-    st = s.stages[0]
+    if choice is None:
+        found = default_contraction(own, target, inside)
+        if found is None:
+            return None
+        choice = found[0]
+    # a strip is made to fit the caches; passes would make several stages of its products
+    s = schedule_nest(own, target, inside, replace(choice, passes=1))
+    st, = s.stages
     assert st.tensorize is not None
     inner = (replace(x, kind="serial" if x.kind == "parallel" else x.kind, major=0) for x in st.loops)
     loops = (*(Loop(a, "parallel") for a in shared), *inner)
