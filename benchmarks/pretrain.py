@@ -33,7 +33,7 @@ from tilewright.backends.target import Target
 
 MODEL = Path(tilewright.__file__).parent / "autotune" / SHIPPED
 FOLDS = 5
-LEAST_POINTS = 8   # of a task, to be learned from or judged by
+LEAST_POINTS = 5   # of a task, to be learned from or judged by
 BATCH = 18
 CONTRACTION_POINTS, ROWS_POINTS = 36, 24
 

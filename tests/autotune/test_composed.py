@@ -9,8 +9,8 @@ import pytest
 
 from tests.compiler.programs import random_inputs, run_native
 from tilewright.autotune.extract import tasks_of
-from tilewright.autotune.features import Features
-from tilewright.autotune.space import Space, schedule_key
+from tilewright.autotune.features import FEATURES, Features
+from tilewright.autotune.space import Decisions, Space, schedule_key
 from tilewright.autotune.task import Task, task_of
 from tilewright.backends.target import Target
 from tilewright.compiler.build import Options
@@ -68,3 +68,15 @@ def test_points_are_right(sketch: str) -> None:
         for k, w in want.items():
             np.testing.assert_allclose(got[k], w, rtol=1e-3, atol=1e-4 * float(np.abs(w).max()), err_msg=str(d))
     assert not np.isinf(Features(space, t)(points)).any()
+
+
+def test_blocks_of_attention_are_seen() -> None:
+    """More vectors of queries in a block: fewer blocks, each of them larger, and never more lanes used than there are."""
+    t = task("attention")
+    space = Space(t)
+    knob, = space["attention"].knobs
+    x = Features(space, t)([Decisions("attention", (n,)) for n in knob.options])
+    seen = {name: x[:, FEATURES.index(name)] for name in ("vectors", "tile_bytes", "parallel", "lane_use")}
+    assert len(knob.options) > 1
+    assert (np.diff(seen["vectors"]) > 0).all() and (np.diff(seen["tile_bytes"]) > 0).all() and (np.diff(seen["parallel"]) <= 0).all()
+    assert ((seen["lane_use"] > 0) & (seen["lane_use"] <= 1)).all()

@@ -2,15 +2,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.autotune.spaces import PROBLEMS, problem
 from tilewright.autotune.features import FEATURES, Features
-from tilewright.autotune.features.nests import UNROLL, VECTOR, ContractionNests, encoder_of
+from tilewright.autotune.features.nests import PASS, UNROLL, VECTOR, ContractionNests, encoder_of
 from tilewright.autotune.features.tiles import tile_cycles
-from tilewright.autotune.space import Space
+from tilewright.autotune.space import Decisions, Space
 from tilewright.autotune.space.contraction import ContractionSketch
 from tilewright.ir.loops import Split
 
@@ -51,7 +52,7 @@ def test_no_points() -> None:
     assert Features(space, t)([]).shape == (0, len(FEATURES))
 
 
-@pytest.mark.parametrize("name", ["matmul", "conv_direct", "batched", "winograd", "conv_first"])
+@pytest.mark.parametrize("name", ["matmul", "conv_direct", "batched", "winograd", "conv_first", "long_sum", "long_conv"])
 def test_nests_are_those_that_are_scheduled(name: str) -> None:
     """The loops that the arrays describe: as many points in all, the same lanes, tile and straight-line steps as the stage has."""
     _, space, points = _points(name)
@@ -73,6 +74,27 @@ def test_nests_are_those_that_are_scheduled(name: str) -> None:
         slots = zip(batch.trips[k], batch.kind[k], batch.reduce[k], strict=True)
         assert sorted(t for t, kind, r in slots if kind == UNROLL and not r and t > 1) == sorted(n for n in unrolled if n > 1)
         assert len([r for r in stage.relations if isinstance(r, Split)]) >= len([1 for n in unrolled if n > 1]) - 2
+
+
+@pytest.mark.parametrize("name", ["long_sum", "long_conv"])
+def test_passes_are_seen(name: str) -> None:
+    """Each pass is a stage of the schedule, and a trip of a loop outside of the tiles; nothing else about the point changes."""
+    t, space, points = _points(name, count=200)
+    sketch = space[space.default().sketch]
+    assert isinstance(sketch, ContractionSketch)
+    encoder, seen = ContractionNests(sketch), set()
+    for p in points:
+        if p.sketch != sketch.name or (passes := len(space.scheduled(p).stages)) == 1:
+            continue
+        seen.add(passes)
+        whole = replace(p, values=(*p.values[:-1], 1))
+        (cut,), (one,) = encoder.encode([p.values]), encoder.encode([whole.values])
+        assert cut.trips[cut.kind == PASS].tolist() == [p.values[-1]]
+        assert 0.999 < cut.trips.prod() / one.trips.prod() < 2  # the last pass may be shorter
+        a, b = Features(space, t)([p, whole])
+        assert a[FEATURES.index("passes")] == p.values[-1] and a[FEATURES.index("tiles")] > b[FEATURES.index("tiles")]
+        assert len(space.scheduled(whole).stages) == 1
+    assert len(seen) > 3
 
 
 def test_a_packed_operand_is_contiguous() -> None:

@@ -101,6 +101,23 @@ def test_unknown_decisions_and_values_are_refused() -> None:
             s.from_json([[name, bad]])
 
 
+def test_records_from_before_a_decision_was_open_mean_what_the_compiler_did() -> None:
+    s = space("long_conv")
+    rng = random.Random(3)
+    for _ in range(10):
+        d = s.sample(rng)
+        (name, good), = s.to_json(d)
+        assert isinstance(good, dict)
+        old = s.from_json([[name, {k: v for k, v in good.items() if k != "passes"}]])
+        assert s.to_json(old)[0][1] == good | ({"passes": 1} if "passes" in good else {})
+
+
+def test_short_sums_have_no_passes() -> None:
+    for name, more in (("matmul", False), ("long_sum", True), ("long_conv", True)):
+        s = space(name)
+        assert (len(s[s.default().sketch].knobs[-1].options) > 1) is more
+
+
 def test_records_of_another_target_are_repaired() -> None:
     wide, narrow = space("matmul_relu"), space("matmul_relu", "x86-64")
     rng = random.Random(0)

@@ -8,14 +8,17 @@ not have is NaN, which boosted trees take as missing. Large quantities are logar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
 from ...compiler.work import work
 from ..space import Decisions, Space, Subject
+from ..space.composed import AttentionSketch
 from ..space.contraction import ContractionSketch
 from ..space.knobs import Sketch, Value
 from ..space.rows import RowsSketch
+from .blocks import attention_blocks
 from .measures import EXTENSIVE, NAMES, measure
 from .nests import ContractionNests, Encoder, NestBatch, encoder_of
 from .tiles import tile_cycles
@@ -24,8 +27,8 @@ __all__ = ["FEATURES", "Features"]
 
 _PLAIN = ("overcount", "lane_use", "pressure", "loads_per_op", "gathers", "contiguous", "broadcasts", "conflicts", "imbalance",
           "issue_bound", "load_bound", "chain_bound", "outside_share")
-_DECIDED = ("order", "outer", "n_block", "m_block", "keep", "unroll", "chunk", "last", "fetch_wide", "fetch_narrow", "pack", "rows",
-            "columns")
+_DECIDED = ("order", "outer", "n_block", "m_block", "keep", "unroll", "chunk", "last", "fetch_wide", "fetch_narrow", "pack",
+            "passes", "rows", "columns")
 FEATURES: tuple[str, ...] = (
     *NAMES, "cycles_share", "traffic2_share", "traffic3_share", "time_excess",
     "default", "contraction", "other_reading", "stages", "depth", "tile_cycles", *_DECIDED, "fetched_wide", "fetched_narrow",
@@ -64,6 +67,9 @@ class Features:
         out[rows, flags] = [float(p == sketch.default) for p in points]
         out[rows, flags + 1] = isinstance(sketch, ContractionSketch)
         out[rows, flags + 2] = sketch.name == "contraction1"
+        if isinstance(sketch, AttentionSketch):
+            for name, values in attention_blocks(sketch, [cast(int, p[0]) for p in points]).items():
+                out[rows, FEATURES.index(name)] = np.log2(values + 1) if _LOG[NAMES.index(name)] else values
         if encoder is None:
             return
         batches = encoder.encode(points)

@@ -1,5 +1,6 @@
 """What a loop nest costs, by counting: arithmetic, register use, and the cache lines that each level must bring in.
 
+Loops of kind 0 run one trip after the other, 1 are straight-line code, 2 lanes, 3 passes over a part of a sum (nests.py names them).
 `measure` is compiled by numba and works on arrays alone (see nests.py); some microseconds a nest. The model of a cache is the usual
 one: the loops whose lines together fit a level bring each line in once; every trip of a loop around them brings all in again.
 """

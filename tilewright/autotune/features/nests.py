@@ -21,7 +21,7 @@ from ..space.contraction import ContractionSketch
 from ..space.knobs import Sketch, Value
 from ..space.rows import STAGE_KNOBS, RowsSketch
 
-SERIAL, UNROLL, VECTOR = 0, 1, 2
+SERIAL, UNROLL, VECTOR, PASS = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ class Body:
 class NestBatch:
     """n nests of one compute with up to L loops, outermost first; absent loops have one trip.
 
-    trips: [n, L]. kind: [n, L] SERIAL, UNROLL, VECTOR. reduce: [n, L] bool. stride: [n, A, L] elements that an access moves
-    with one iteration; -1: it depends on data or cannot be told.
+    trips: [n, L]. kind: [n, L] SERIAL, UNROLL, VECTOR, PASS (over a part of the sum; counts as no reduction, since each trip enters
+    the tiles and touches the results again). reduce: [n, L] bool. stride: [n, A, L] elements that an access moves with one
+    iteration; -1: it depends on data or cannot be told.
     """
 
     body: Body
@@ -155,6 +156,7 @@ class ContractionNests:
         self.number = {a: k for k, a in enumerate(self.moves.axes)}
         self.wide, self.narrow = self.moves.position(self.r.wide), self.moves.position(self.r.narrow)
         self.contiguous = np.array([access(self.r.narrow).step(a) == 1 for a in self.r.k], np.int64)
+        self.other = np.array([next((i for i in range(len(self.r.k)) if i != k), k) for k in range(len(self.r.k))])
         self.names = {k.name: i for i, k in enumerate(sketch.knobs)}
         self.orders = {"n": 0, "m": 1, "rows": 2}
 
@@ -229,19 +231,24 @@ class ContractionNests:
     def _reduction(self, d: dict[str, np.ndarray], s: _Slots) -> None:
         extents = np.array([a.extent for a in self.r.k], np.float64)
         numbers = np.array([self.number[a] for a in self.r.k])
-        extent, axis = extents[d["last"]], numbers[d["last"]]
+        last, passes = d["last"], d["passes"].astype(np.float64)
+        extent, axis = extents[last], numbers[last]
         chunk = np.minimum(d["chunk"], extent)
-        s.add(50, axis, d["chunk"], extent / chunk, SERIAL, True)
+        head = np.where(chunk < extent, last, self.other[last])  # its loop is outermost, and what passes cut
+        s.add(15, numbers[head], np.ceil(extents[head] / passes), passes, PASS)
+        cut = np.where(head == last, passes, 1.0)
+        s.add(50, axis, d["chunk"], extent / chunk / np.where(chunk < extent, cut, 1.0), SERIAL, True)
         for k, a in enumerate(self.r.k):
-            s.add(51 + k, numbers[k], 1, np.where(d["last"] == k, 1, a.extent), SERIAL, True)
-        inner = np.where(d["last"] == self.block[0], np.minimum(chunk, self.block[1]), chunk)
-        s.add(60, axis, inner, chunk / inner, SERIAL, True)
+            s.add(51 + k, numbers[k], 1, np.where(last == k, 1, a.extent / np.where(head == k, passes, 1.0)), SERIAL, True)
+        cut = np.where(chunk < extent, 1.0, cut)
+        inner = np.where(last == self.block[0], np.minimum(chunk, self.block[1]), chunk)
+        s.add(60, axis, inner, chunk / inner / np.where(inner < chunk, cut, 1.0), SERIAL, True)
         unroll = np.minimum(d["unroll"], inner)
-        s.add(61, axis, unroll, inner / unroll, SERIAL, True)
+        s.add(61, axis, unroll, inner / unroll / np.where(inner < chunk, 1.0, cut), SERIAL, True)
         s.add(62, axis, 1, unroll, UNROLL, True)
 
     def _packed(self, b: NestBatch, packed: np.ndarray) -> None:
-        """The packed operand lies in the order of the loops."""
+        """The packed operand lies in the order of the loops (passes aside: within one it is in order, and that is what counts)."""
         touched = b.stride[:, self.wide, :] != 0
         run = np.ones(len(packed))
         for k in range(b.trips.shape[1] - 1, -1, -1):
