@@ -59,7 +59,16 @@ def siblings() -> Graph:
     return b.graph(tuple(b.op("matmul", x, weight(b, 40, 16)) for _ in range(3)))
 
 
-GRAPHS = {"convolution": convolutions, "attention": attention, "epilogue": dense, "siblings": siblings}
+def pooled(op: str = "max_pool", kernel: int = 3, pad: int = 1) -> Graph:
+    """A map before a pool; its windows overlap if they are longer than 2."""
+    b = GraphBuilder("pooled")
+    x = b.input("x", TensorType(F32, (1, 6, 13, 21)))
+    sizes = tuple((n + 2 * pad - kernel) // 2 + 1 for n in (13, 21))
+    y = b.op("tanh", b.op("add", x, weight(b, 6, 1, 1)))
+    return b.graph((b.op(op, y, kernel=(kernel, kernel), strides=(2, 2), pads=(pad,) * 4, dilations=(1, 1), sizes=sizes),))
+
+
+GRAPHS = {"convolution": convolutions, "attention": attention, "epilogue": dense, "siblings": siblings, "pool": pooled}
 
 
 def lowered(g: Graph, source: Way | Fixed | LogSource | None = None, threads: int = 1) -> Lowered:
@@ -103,6 +112,20 @@ def test_a_part_compiles_alone_and_asks_for_itself(kind: str) -> None:
     base = tw.compile(inside, threads=1)(*data)
     for option in task.options[:3]:
         close(tw.compile(inside, threads=1, schedules=Way(kind, option))(*data), base)
+
+
+@pytest.mark.parametrize("op", ["max_pool", "avg_pool"])
+@pytest.mark.parametrize("kernel, pad, own", [(2, 0, "joined"), (2, 1, "apart"), (3, 0, "apart"), (5, 2, "apart")])
+def test_what_stands_before_a_pool_runs_inside_it_or_apart(op: str, kernel: int, pad: int, own: str) -> None:
+    """Maps are not repeated for windows that overlap, unless that was measured to be faster."""
+    g = pooled(op, kernel, pad)
+    task, = (t for t in tasks(g) if t.kind == "pool")
+    data = arrays(g)
+    want = run_graph(g, {"x": data[0]})
+    assert task.own == own
+    for option, kernels in (("joined", 1), ("apart", 2)):
+        assert len(lowered(g, Way("pool", option)).wanted) == kernels
+        close(tw.compile(g, threads=1, schedules=Way("pool", option))(*data), want[g.outputs[0].name])
 
 
 def test_ways_make_different_kernels() -> None:

@@ -27,6 +27,7 @@ from .sites import Site, Sites, part
 MAX_EPILOGUE_NODES = 32
 MAX_NODES = 64           # of a group: beyond, kernels run out of registers and compile for long
 MAX_INPUTS = 12          # pointers a kernel keeps in registers, about
+POOLS = frozenset({"max_pool", "avg_pool", "lp_pool"})
 CHEAP = 4                # simple operations that are worth repeating to save a pass over memory
 MAX_ROW = 1 << 16        # elements of a row that stay in a core's own cache
 
@@ -300,9 +301,19 @@ class _Fuser:
         if maps_only and (all(a.pointwise for _, a in accesses) and (cheap or c.shape == p.shape)):
             return "cheap enough to repeat for each use"
         once = sum(a.evaluations for _, a in accesses) <= max(self.nodes[p.anchor].outputs[0].type.size, 1)
-        if c.kind in ("map", "reduce") and once and len(accesses) == 1 and self.info[accesses[0][0]].kind in ("map", "reduce", "layout"):
-            return "each element is read once"
-        return ""
+        if c.kind not in ("map", "reduce") or len(accesses) != 1 or self.info[accesses[0][0]].kind not in ("map", "reduce", "layout"):
+            return ""
+        if self.nodes[accesses[0][0]].op in POOLS:
+            return self._pooled(c, p, once)
+        return "each element is read once" if once else ""
+
+    def _pooled(self, c: _Cluster, p: _Cluster, once: bool) -> str:
+        """Why the pool in c should compute p itself. Windows that overlap compute some elements several times; a pass of its own
+        writes and reads the whole image instead."""
+        ways = ("joined", "apart") if once else ("apart", "joined")
+        if self.chosen("pool", *ways, [*c.nodes, *p.nodes]) != once:
+            return ""
+        return "each element is read once" if once else "repeated where windows overlap, which measured faster than a pass of its own"
 
     def _keeps_rows(self, p: _Cluster) -> bool:
         """Movements whose innermost elements stay neighbours (or are one repeated element): free to read through."""
