@@ -30,6 +30,7 @@ from tilewright.autotune.features import FEATURES, Features
 from tilewright.autotune.space import Decisions, Space
 from tilewright.autotune.task import Task
 from tilewright.backends.target import Target
+from tilewright.errors import ScheduleError
 
 MODEL = Path(tilewright.__file__).parent / "autotune" / SHIPPED
 FOLDS = 5
@@ -55,7 +56,10 @@ def _collect_task(task: Task, out: Path, lock: Path | None, core: int | None) ->
     if space.size < 4:
         return 0
     rng = random.Random(task.hash)
-    trials = Trials(task, lock, core)
+    try:
+        trials = Trials(task, lock, core)
+    except ScheduleError:
+        return 0  # too long to compile
     count = ROWS_POINTS if space.sketches[0].name == "rows" else CONTRACTION_POINTS
     seen: set[Decisions] = {space.default()}
     best: list[tuple[float, Decisions]] = [(1.0, space.default())]

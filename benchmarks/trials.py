@@ -23,6 +23,7 @@ from tilewright.backends.llvm.emit import emit_kernel, parallel_extent, workspac
 from tilewright.backends.llvm.jit import Library, compile_ir, load
 from tilewright.backends.memory import address, aligned
 from tilewright.backends.target import Target
+from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Buffer
 from tilewright.ir.loops import Pack, Scheduled
 
@@ -75,7 +76,8 @@ class Trials:
         self._packed: dict[Pack, np.ndarray] = {}
         self._context = aligned(1024)
         self.default = self.build(task.default())
-        assert self.default is not None, f"the default schedule of {task.label} cannot be built"
+        if self.default is None:
+            raise ScheduleError(f"the code of the default schedule of {task.label} is longer than {MOST_IR} characters, too long to time")
         self._run(self.default, 1)
         self._expected = [o.copy() for o in self.default.outputs]
 

@@ -11,7 +11,7 @@ from tests.autotune.spaces import PROBLEMS, problem
 from tilewright.autotune.features import FEATURES, Features
 from tilewright.autotune.features.nests import PASS, UNROLL, VECTOR, ContractionNests, encoder_of
 from tilewright.autotune.features.tiles import tile_cycles
-from tilewright.autotune.space import Decisions, Space
+from tilewright.autotune.space import Space
 from tilewright.autotune.space.contraction import ContractionSketch
 from tilewright.ir.loops import Split
 

@@ -26,7 +26,7 @@ BLOCKS = (1, 2, 3, 4, 5, 6, 8)  # vectors of queries
 class StripsSketch(ContractionSketch):
     """Decisions about the products of a strip; everything else is as the compiler has it."""
 
-    whole = False
+    alone = False
 
     def __init__(self, whole: Program, products: Program, target: Target, packable: frozenset[str], choice: Choice, roles: Roles) -> None:
         super().__init__(products, target, packable & {b.name for b in products.inputs}, 1, choice, roles)

@@ -34,7 +34,7 @@ class ContractionSketch(Sketch):
     """One reading of a contraction's axes. Knobs: tile = (rows, columns, vectors), inner = (reduction axis, chunk), and the
     fields of `Choice` by name."""
 
-    whole = True  # the program is the contraction; what is inside another loop nest cannot go in passes
+    alone = True  # the program is the contraction; what is inside another loop nest cannot go in passes
 
     def __init__(self, p: Program, target: Target, packable: frozenset[str], threads: int, choice: Choice, roles: Roles) -> None:
         self.program, self.target, self.packable, self.roles, self.choice = p, target, packable, roles, choice
@@ -62,7 +62,7 @@ class ContractionSketch(Sketch):
             knob("fetch_wide", (0, 1) if d.pack else (0,), int(d.fetch_wide)),
             knob("fetch_narrow", (0, 1) if d.pack and window else (0,), int(d.fetch_narrow)),
             knob("pack", (0, 1) if both else (int(d.pack),), int(d.pack)),
-            knob("passes", PASSES if r.m and self.whole and math.prod(a.extent for a in r.k) >= LONG else (1,), d.passes, True, True),
+            knob("passes", PASSES if r.m and self.alone and math.prod(a.extent for a in r.k) >= LONG else (1,), d.passes, True, True),
         ]
 
     def _tiles(self) -> list[tuple[int, int, int]]:
