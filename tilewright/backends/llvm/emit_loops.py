@@ -14,6 +14,7 @@ from .emit_rescue import RescueEmitter
 from .linear import LANE, Lin
 
 UNROLL_VECTORS = 4    # vectors a trip in long vector loops without reductions
+SHORT = 4             # lanes of the shortest vectors that take the place of masked ones
 
 Key = tuple[int, ...]
 
@@ -175,7 +176,17 @@ class LoopEmitter(RescueEmitter):
         for u in range(at, n):
             self._lane(axis, Lin(u * self.full), self.full, self.full)
             body()
-        if tail:
-            self._lane(axis, Lin(n * self.full), *self._tail(tail))
+        at = n * self.full
+        for lanes, valid in self._pieces(tail):
+            self._lane(axis, Lin(at), lanes, valid)
             body()
+            at += valid
         self.lanes = self.valid = 1
+
+    def _pieces(self, n: int) -> list[tuple[int, int]]:
+        """(lanes, valid lanes) of the vectors of a map's remainder: one, or two short ones in place of a masked one. Where a kernel
+        writes over its input, the next row's loads would wait for the masked store, whose hidden lanes they read."""
+        if not self.target.has_masks or n % SHORT or n.bit_count() > 2:
+            return [self._tail(n)] if n else []
+        low = n & -n
+        return [(k, k) for k in (n - low, low) if k]
