@@ -29,6 +29,7 @@ from ...ir.ops.winograd_tiles import transform
 from ...ir.types import F32, TensorType
 from ..schedule.source import HEURISTIC
 from ..sites import Site, Sites, part
+from .dilation import Phases, phases, put_together, take_apart
 from .winograd_choice import Form, Layer, best_form, form_of, name_of, ways
 
 POOLS = frozenset({"max_pool", "avg_pool", "lp_pool"})
@@ -308,8 +309,8 @@ class _Layouts:
         c = self.c
         small = x.name not in self.virtual and x.name not in self.blocked and i < c and g == 1
         xi = self.plain(x, b) if small else self.to_blocked(x, b)
-        if not small and (form := self._form(n, w, out)) is not None:
-            return self._new(n, self._winograd(xi, w, bias, a, out, form, b), b)
+        if not small and (form := self._form(n, w, x.type, out)) is not None:
+            return self._new(n, self._winograd(xi, w, bias, self._phases(x.type, out, a), form, b), b)
         xi = self._padded(xi, a, b)
         if g > 1:
             xi = b.op("reshape", xi, shape=(xi.type.shape[0] * g, xi.type.shape[1] // g, *xi.type.shape[2:]))
@@ -317,24 +318,28 @@ class _Layouts:
         y = b.op("conv_direct", xi, w5, bias2, strides=a.strides, dilations=a.dilations, in_block=0 if small else c, out_block=c)
         return self._regrouped(n, y, b) if g > 1 else self._new(n, y, b)
 
-    def _form(self, node: Node, w: Value, out: TensorType) -> Form | None:
+    def _form(self, node: Node, w: Value, x: TensorType, out: TensorType) -> Form | None:
         """How Winograd computes the convolution; None where it cannot, may not, or is no faster than the direct sum."""
         o, i, *kernel = w.type.shape
         a = node.attrs
         assert isinstance(a, ConvAttrs)
-        if self.strict or kernel != [3, 3] or a.groups != 1 or a.strides != (1, 1) or a.dilations != (1, 1):
+        if self.strict or kernel != [3, 3] or a.groups != 1 or a.strides != (1, 1):
             return None
-        n, _, height, width = out.shape
-        layer = Layer(n, i, o, height, width)
+        n, parts = x.shape[0], self._phases(x, out, a)
+        layer, dilated = parts.layer(n, i, o), Layer(n, i, o, *parts.result) if parts.count > 1 else None
         weights = [v.name for v in node.operands[1:]]
-        own = name_of(best_form(layer, self.target, self.threads))
+        own = name_of(best_form(layer, self.target, self.threads, dilated, parts.cycles(n, i + o)))
         options = tuple(dict.fromkeys((*ways(layer, self.target, self.threads), own)))
         return form_of(self.sites.choose(Site("convolution", options, own, lambda: part([node], weights, self.c))))
 
-    def _winograd(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, out: TensorType, form: Form, b: GraphBuilder) -> Value:
-        c, (_, o, h, wd) = self.c, out.shape
+    def _phases(self, x: TensorType, out: TensorType, a: ConvAttrs) -> Phases:
+        (h, w), (p, q), (dh, dw) = x.shape[2:4], out.shape[2:4], a.dilations
+        return phases((h, w), (p, q), (dh, dw), a.pads)
+
+    def _winograd(self, x: Value, w: Value, bias: Value | None, p: Phases, form: Form, b: GraphBuilder) -> Value:
+        c, o, (h, wd) = self.c, w.type.shape[0], p.outputs
         strips = StripAttrs(h, wd, form.tile, form.rows or transform(form.tile).count(h))
-        top, left = a.pads[:2]
+        x, (top, left) = take_apart(b, x, p), p.before
         bottom, right = (full - before - size for full, before, size in zip(strips.padded, (top, left), x.type.shape[2:4], strict=True))
         x = b.op("pad", x, before=(0, 0, top, left, 0), after=(0, 0, bottom, right, 0)) if any((top, left, bottom, right)) else x
         rows = -(-o // c) * c
@@ -344,9 +349,9 @@ class _Layouts:
         b2 = None if bias is None else b.op("reshape", bias, shape=(rows // c, c))
         u = b.op("winograd_weights", w, tile=form.tile)
         if form.rows:
-            return b.emit("conv_winograd", [x, w, u, b2], strips)[0]
+            return put_together(b, b.emit("conv_winograd", [x, w, u, b2], strips)[0], p)
         m = b.op("winograd_multiply", b.op("winograd_input", x, tile=form.tile), u)
-        return b.op("winograd_output", m, x, w, b2, height=h, width=wd, tile=form.tile)
+        return put_together(b, b.op("winograd_output", m, x, w, b2, height=h, width=wd, tile=form.tile), p)
 
     def _grouped(self, w: Value, bias: Value | None, g: int, rows: int, b: GraphBuilder) -> tuple[Value, Value | None]:
         """w as [G, rows, I, kh, kw] and bias as [G, rows], both padded with zeros to `rows` output channels."""

@@ -51,11 +51,12 @@ class Layer:
         return -(-self.i // lanes), -(-self.o // lanes)
 
 
-def best_form(layer: Layer, target: Target, threads: int = 1) -> Form | None:
-    """The fastest way by estimate; None: the direct sum. Of what is equal within the model's error, the more accurate."""
-    best, cycles = None, direct_cycles(layer, target)
+def best_form(layer: Layer, target: Target, threads: int = 1, direct: Layer | None = None, more: float = 0.0) -> Form | None:
+    """The fastest way by estimate; None: the direct sum. Of what is equal within the model's error, the more accurate.
+    direct: what the direct sum runs over, if not the same; more: cycles that Winograd takes beside its own."""
+    best, cycles = None, direct_cycles(direct or layer, target)
     for tile in TILES:
-        least, form = min(((form_cycles(layer, f, target), f) for f in forms(layer, tile)), key=lambda t: t[0])
+        least, form = min(((more + form_cycles(layer, f, target), f) for f in forms(layer, tile)), key=lambda t: t[0])
         if least < GAIN * cycles:
             best, cycles = form, least
     if best is None or threads == 1:
