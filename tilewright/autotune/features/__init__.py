@@ -3,11 +3,14 @@
     x = Features(space)(decisions)        # float32 [n, len(FEATURES)], about ten microseconds a candidate
 
 Numbers of the nest (measures.py), of the task, of the target, and the few decisions that the counts do not show. What a sketch does
-not have is NaN, which boosted trees take as missing. Large quantities are logarithms to base 2, so one model serves all sizes.
+not have is NaN, which boosted trees take as missing. Large quantities are logarithms to base 2, so one model serves all sizes. Some
+stand beside the compiler's own choice, which is seldom far from the best: in how many decisions a candidate is another one, and how much
+more or less it does.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import ne
 from typing import cast
 
 import numpy as np
@@ -29,9 +32,11 @@ _PLAIN = ("overcount", "lane_use", "pressure", "loads_per_op", "gathers", "conti
           "issue_bound", "load_bound", "chain_bound", "outside_share")
 _DECIDED = ("order", "outer", "n_block", "m_block", "keep", "unroll", "chunk", "last", "fetch_wide", "fetch_narrow", "pack",
             "passes", "rows", "columns")
+_BESIDE = ("cycles", "traffic1", "traffic2", "traffic3", "stage_time", "vector_ops", "memory_ops", "tiles", "tile_cycles", "lane_use")
 FEATURES: tuple[str, ...] = (
     *NAMES, "cycles_share", "traffic2_share", "traffic3_share", "time_excess",
     "default", "contraction", "other_reading", "stages", "depth", "tile_cycles", *_DECIDED, "fetched_wide", "fetched_narrow",
+    "changed", *(f"{n}_beside" for n in _BESIDE),
     "flops", "bytes", "flops_per_byte", "lanes", "registers", "l1d", "l2", "l3", "fma", "masks", "threads")
 _LOG = np.array([n not in _PLAIN for n in NAMES])
 
@@ -48,10 +53,21 @@ class Features:
             [np.log2(done.flops + 1), np.log2(done.bytes + 1), np.log2((done.flops + 1) / (done.bytes + 1)), t.vector_bytes / 4,
              t.vector_registers, np.log2(t.l1d + 1), np.log2(t.l2 + 1), np.log2(t.l3 + 1), t.has_fma, t.has_masks, task.threads],
             np.float32)
+        self._default: np.ndarray | None = None
         self._ideal = max(done.flops / (t.vector_bytes / 4 * (4 if t.has_fma else 2)), done.bytes / 64, 1.0)
 
     def __call__(self, decisions: Sequence[Decisions]) -> np.ndarray:
         """float32 [n, len(FEATURES)], rows in the order of `decisions`."""
+        if self._default is None:
+            self._default = self._absolute([self.space.default()])[0]
+        out = self._absolute(decisions)
+        at = FEATURES.index("changed") + 1
+        columns = [FEATURES.index(n) for n in _BESIDE]
+        out[:, at:at + len(columns)] = out[:, columns] - self._default[columns]
+        return out
+
+    def _absolute(self, decisions: Sequence[Decisions]) -> np.ndarray:
+        """All but what stands beside the default."""
         out = np.full((len(decisions), len(FEATURES)), np.nan, np.float32)
         names = np.array([d.sketch for d in decisions])
         for name in dict.fromkeys(d.sketch for d in decisions):
@@ -67,6 +83,7 @@ class Features:
         out[rows, flags] = [float(p == sketch.default) for p in points]
         out[rows, flags + 1] = isinstance(sketch, ContractionSketch)
         out[rows, flags + 2] = sketch.name == "contraction1"
+        out[rows, FEATURES.index("changed")] = [sum(map(ne, p, sketch.default)) for p in points]
         if isinstance(sketch, AttentionSketch):
             for name, values in attention_blocks(sketch, [cast(int, p[0]) for p in points]).items():
                 out[rows, FEATURES.index(name)] = np.log2(values + 1) if _LOG[NAMES.index(name)] else values
