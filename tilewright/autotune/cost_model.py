@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHIPPED = "pretrained/speed.ubj"
 SQUARED, RANK = "reg:squarederror", "rank:pairwise"
-OFFLINE: dict[str, float | int | str] = {"max_depth": 8, "eta": 0.06, "subsample": 0.8, "colsample_bytree": 0.6, "min_child_weight": 3,
+OFFLINE: dict[str, float | int | str] = {"max_depth": 6, "eta": 0.06, "subsample": 0.8, "colsample_bytree": 0.4, "min_child_weight": 3,
                                          "tree_method": "hist", "lambda": 2.0}
 ONLINE: dict[str, float | int | str] = {"max_depth": 4, "eta": 0.15, "min_child_weight": 1, "tree_method": "hist", "lambda": 2.0}
 ONLINE_ROUNDS = 40
