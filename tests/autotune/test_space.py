@@ -112,6 +112,15 @@ def test_records_from_before_a_decision_was_open_mean_what_the_compiler_did() ->
         assert s.to_json(old)[0][1] == good | ({"passes": 1} if "passes" in good else {})
 
 
+def test_one_thread_reads_records_whatever_they_say_that_threads_keep() -> None:
+    for threads in (1, 2):
+        s = space("matmul", "native", threads)
+        (name, good), = s.to_json(s.default())
+        assert isinstance(good, dict)
+        made = {s.from_json([[name, good | {"keep": k}]]) for k in (0, 1)}
+        assert len(made) == threads and s.default() in made
+
+
 def test_short_sums_have_no_passes() -> None:
     for name, more in (("matmul", False), ("long_sum", True), ("long_conv", True)):
         s = space(name)

@@ -58,12 +58,12 @@ class Features:
 
     def __call__(self, decisions: Sequence[Decisions]) -> np.ndarray:
         """float32 [n, len(FEATURES)], rows in the order of `decisions`."""
-        if self._default is None:
-            self._default = self._absolute([self.space.default()])[0]
+        own = self._default if self._default is not None else self._absolute([self.space.default()])[0]
+        self._default = own
         out = self._absolute(decisions)
         at = FEATURES.index("changed") + 1
         columns = [FEATURES.index(n) for n in _BESIDE]
-        out[:, at:at + len(columns)] = out[:, columns] - self._default[columns]
+        out[:, at:at + len(columns)] = out[:, columns] - own[columns]
         return out
 
     def _absolute(self, decisions: Sequence[Decisions]) -> np.ndarray:

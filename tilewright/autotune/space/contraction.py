@@ -155,6 +155,12 @@ class ContractionSketch(Sketch):
             return n, 1
         return n, -(-r.m[-1].extent // columns) * (-(-r.m[-2].extent // rows) if len(r.m) > 1 else 1)
 
+    def from_json(self, named: dict[object, object]) -> tuple[Value, ...]:
+        """One thread keeps everything, so that what a record says of it is what the compiler said at the time."""
+        if self.threads == 1 and named.get("keep") in (0, 1):
+            named = named | {"keep": int(self.choice.keep)}
+        return super().from_json(named)
+
     def scheduled(self, values: tuple[Value, ...]) -> Scheduled:
         s = schedule_nest(self.program, self.target, self.packable, self.decided(values))
         check_legal(s)
