@@ -15,6 +15,7 @@ from llvmlite import ir
 from ...ir.expr import Var
 from ...ir.loops import Fuse, Loop, Scheduled, Stage
 from ..target import Target
+from .builder import Builder
 from .emit_expr import I64T, PTR, Frame, vector_lanes
 from .emit_loops import Step
 from .linear import Lin
@@ -66,7 +67,7 @@ class _KernelEmitter(MicrokernelEmitter):
         module.triple = target.triple
         p = s.program
         fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR] * (len(p.inputs) + len(p.outputs) + 1) + [I64T, I64T, PTR]), symbol)
-        builder = ir.IRBuilder(fn.append_basic_block("entry"))
+        builder = Builder(fn.append_basic_block("entry"))
         names = [*p.inputs, *p.outputs]
         bases: dict[str, ir.Value] = {b.name: a for b, a in zip(names, fn.args, strict=False)}
         workspace, self.begin, self.end, ctx = fn.args[len(names):]

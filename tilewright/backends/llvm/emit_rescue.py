@@ -21,6 +21,7 @@ from llvmlite import ir
 
 from ...ir.expr import Axis, Rescue, Var, loads, walk
 from ..target import Target
+from .builder import Builder
 from .emit_expr import I1, I32T, I64T, PTR, ExprEmitter, Frame
 from .linear import LANE, Lin
 from .scalar import emit_cast, register_type
@@ -127,7 +128,7 @@ class RescueEmitter(ExprEmitter):
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), f"{self.module.name}_rescue{len(self.rescuers)}")
         fn.linkage = "internal"
         fn.attributes.add("noinline")
-        b = ir.IRBuilder(fn.append_basic_block("entry"))
+        b = Builder(fn.append_basic_block("entry"))
         slot, *rest = fn.args
         at, bases = rest[:len(shape.steps)], rest[len(shape.steps):-1]
         inner = ExprEmitter(self.module, self.target, Frame(b, dict(zip(buffers, bases, strict=True)), fn.args[-1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from ...ir.types import DType
+from .builder import Builder
 from .lanes import V, any_lane, splat, type_suffix
 
 
@@ -126,7 +127,7 @@ def _pow_function(module: ir.Module, t: ir.Type) -> ir.Function:
     fn = ir.Function(module, ir.FunctionType(t, [t, t]), name)
     fn.linkage = "internal"
     entry, loop, done = (fn.append_basic_block(n) for n in ("entry", "loop", "done"))
-    b = ir.IRBuilder(entry)
+    b = Builder(entry)
     b.branch(loop)
     b.position_at_end(loop)
     phis = [b.phi(t) for _ in range(3)]

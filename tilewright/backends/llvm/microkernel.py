@@ -13,6 +13,7 @@ from ...ir.expr import Axis, Buffer, Expr, Load, Rescue, Var, children, loads, w
 from ...ir.loops import Split, Stage
 from ...ir.program import Compute
 from ..target import Target
+from .builder import Builder
 from .emit_expr import PTR, Block, Frame
 from .emit_reduce import LINE, Prefetch, ReductionEmitter
 from .linear import Lin
@@ -214,7 +215,7 @@ class MicrokernelEmitter(ReductionEmitter):
     def _micro_body(self, fn: ir.Function, st: Stage, k: int, sites: dict[int, int], count: int, guards: dict[int, bool],
                     fetch: tuple[Prefetch, ...]) -> None:
         fn.attributes.add("noinline")
-        builder = ir.IRBuilder(fn.append_basic_block("entry"))
+        builder = Builder(fn.append_basic_block("entry"))
         self.frame = Frame(builder, {}, fn.args[-1])
         self.frame.sites = {s: fn.args[i] for s, i in sites.items()}
         self.frame.guards = guards

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
+from .builder import Builder
 from .lanes import V, any_lane, fma, poly, type_suffix
 from .vecmath import INF, NAN, exp64, log64, pow2_scale
 
@@ -149,7 +150,7 @@ def _fmod_function(module: ir.Module, t: ir.Type) -> ir.Function:
     fn = ir.Function(module, ir.FunctionType(t, [t, t]), name)
     fn.linkage = "internal"
     entry, loop, done = (fn.append_basic_block(n) for n in ("entry", "loop", "done"))
-    b = ir.IRBuilder(entry)
+    b = Builder(entry)
     x, y = V(b, fn.args[0]), V(b, fn.args[1])
     ax, ay = x.abs(), y.abs()
     bad = x.isnan() | y.isnan() | ax.eq(INF) | ay.eq(0.0)
