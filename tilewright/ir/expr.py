@@ -24,6 +24,9 @@ class Axis:
     name: str
     extent: int
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Buffer:

@@ -19,7 +19,7 @@ _VOID = ir.VoidType()
 class Line(ir.Value):
     """One instruction: its text, and its result's type and name."""
 
-    __slots__ = ("text", "type", "name")
+    __slots__ = ("name", "text", "type")
 
     def __init__(self, text: str, kind: ir.Type, name: str) -> None:
         self.text, self.type, self.name = text, kind, name

@@ -99,10 +99,9 @@ class ExprEmitter:
     # -- index arithmetic ----------------------------------------------------------------------------------------------
     def axis(self, a: Axis, local: frozenset[Axis] = frozenset()) -> Lin:
         """Where axis `a` stands; the loops in `local` count as zero."""
-        if a in self.env:
-            return Lin() if a in local else self.env[a]
-        if a in self.blocks:
-            k = self.blocks[a]
+        if (at := self.env.get(a)) is not None:
+            return Lin() if a in local else at
+        if (k := self.blocks.get(a)) is not None:
             outer, inner = self.axis(k.split.outer, local), self.axis(k.split.inner, local)
             if k.split.outer in local:
                 return inner
@@ -237,11 +236,13 @@ class ExprEmitter:
         found: dict[Axis, None] = {}
 
         def visit(a: Axis) -> None:
-            if a in self.blocks and a not in self.env:
-                visit(self.blocks[a].split.outer)
-                visit(self.blocks[a].split.inner)
-            elif a in self.fuses and a not in self.env:
-                visit(self.fuses[a].fused)
+            if a in self.env:
+                found[a] = None
+            elif (k := self.blocks.get(a)) is not None:
+                visit(k.split.outer)
+                visit(k.split.inner)
+            elif (f := self.fuses.get(a)) is not None:
+                visit(f.fused)
             else:
                 found[a] = None
         for e in index:
@@ -473,11 +474,18 @@ class ExprEmitter:
         key = ("splat", id(v), lanes)
         if (w := self.frame.seen(key)) is None:
             vec = ir.VectorType(v.type, lanes)
-            one = self.b.insert_element(ir.Constant(vec, ir.Undefined), v, ir.Constant(I32T, 0))
-            zeros = ir.Constant(ir.VectorType(I32T, lanes), [ir.Constant(I32T, 0)] * lanes)
-            w = self.frame.remember(key, self.b.shuffle_vector(one, ir.Constant(vec, ir.Undefined), zeros))
+            undefined, zero = ir.Constant(vec, ir.Undefined), self._first_lane()
+            one = self.b.insert_element(undefined, v, zero)
+            w = self.frame.remember(key, self.b.shuffle_vector(one, undefined, self.splat(zero, lanes)))
             self.frame.remember(("keep", id(v)), v)  # ids stay unique while v lives
         return w
+
+    def _first_lane(self) -> ir.Constant:
+        known = self.constants.get("lane 0")
+        if known is None:
+            v = ir.Constant(I32T, 0)
+            known = self.constants["lane 0"] = v, v
+        return known[1]
 
     def same_shape(self, vs: list[ir.Value], force: bool = False) -> list[ir.Value]:
         """Splats scalars where any of `vs` is a vector (or always, with `force`)."""

@@ -290,7 +290,10 @@ class ReductionEmitter(LoopEmitter):
     def _total(self, r: int, node: Reduce, tile: list[Loop], split: list[Loop], sums: dict[tuple[int, Key], ir.Value]) -> ir.Value:
         """The r-th reduction at the point where the tile's loops stand: its partial sums joined."""
         here = tuple(self.point[x.axis] for x in tile)
-        parts = [v for (i, key), v in sums.items() if i == r and key[:len(here)] == here]
+        if split:
+            parts = [v for (i, key), v in sums.items() if i == r and key[:len(here)] == here]
+        else:
+            parts = [sums[r, here]] if (r, here) in sums else []
         while len(parts) > 1:  # pairwise: shorter chains and smaller error than one by one
             joined = [emit_call(self.b, _COMBINE[node.kind], list(parts[i:i + 2]), node.dtype, self.target)
                       for i in range(0, len(parts) - 1, 2)]

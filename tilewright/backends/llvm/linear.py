@@ -42,19 +42,23 @@ class Lin:
     terms: tuple[tuple[Atom, int], ...] = ()
 
     def __add__(self, o: Lin) -> Lin:
+        if not o.terms or not self.terms:
+            return Lin(self.const + o.const, self.terms or o.terms)
         acc = dict(self.terms)
         for a, c in o.terms:
             acc[a] = acc.get(a, 0) + c
-        return Lin(self.const + o.const, tuple((a, c) for a, c in acc.items() if c))
+        return Lin(self.const + o.const, tuple([(a, c) for a, c in acc.items() if c]))
 
     def scale(self, k: int) -> Lin:
-        return Lin(self.const * k, tuple((a, c * k) for a, c in self.terms)) if k else Lin()
+        if k == 1:
+            return self
+        return Lin(self.const * k, tuple([(a, c * k) for a, c in self.terms])) if k else Lin()
 
     def shift(self, k: int) -> Lin:
         return Lin(self.const + k, self.terms)
 
     def coefficient(self, atom: Atom) -> int:
-        return dict(self.terms).get(atom, 0)
+        return next((c for a, c in self.terms if a is atom or a == atom), 0)
 
     def without(self, atoms: set[Atom]) -> Lin:
         return Lin(self.const, tuple((a, c) for a, c in self.terms if a not in atoms))
@@ -85,7 +89,7 @@ class Form:
             const += k * x.const
             for b, c in x.terms:
                 acc[b] = acc.get(b, 0) + k * c
-        return Lin(const, tuple((b, c) for b, c in acc.items() if c))
+        return Lin(const, tuple([(b, c) for b, c in acc.items() if c]))
 
 
 class Ranges:

@@ -11,13 +11,13 @@ Whole models do not use it: there, microkernels stay in their kernel's module.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Protocol
 
 from llvmlite import ir
 
-from ...ir.expr import Axis, Buffer, Expr, Load, Var, loads, rewrite
+from ...ir.expr import Axis, Buffer, Expr, Load, Rescue, Var, children, loads, rewrite, walk
 from ...ir.loops import Split, Stage
 from ...ir.program import Compute
 from ..target import Target
@@ -33,7 +33,8 @@ class MicroLibrary(Protocol):
 
 def module_text(module: ir.Module, target: Target) -> str:
     """The module's IR, with the attributes that all our functions have."""
-    text = re.sub(r"^(define [^\n{]*?)\s*$", r"\1 #0", str(module), flags=re.M)
+    first, *functions = str(module).split("\ndefine ")
+    text = "\ndefine ".join([first, *(f"{head.rstrip()} #0\n{body}" for head, _, body in (f.partition("\n") for f in functions))])
     width = target.vector_bytes * 8
     return text + f'\nattributes #0 = {{ nounwind "prefer-vector-width"="{width}" "no-builtins" "no-trapping-math"="true" }}\n'
 
@@ -70,17 +71,40 @@ class Numbers:
         return (*loops, *splits)
 
 
-def accesses(c: Compute) -> list[tuple[int, Buffer, tuple[Expr, ...]]]:
-    """(id of the load, buffer, index) of all loads in their order, then of the store, as 0."""
-    return [*((id(x), x.buffer, x.index) for x in loads(c.body)), (0, c.buffer, tuple(Var(a) for a in c.axes))]
+class Body:
+    """What a microkernel needs to know of a compute's body, wherever it is called: found once."""
+
+    def __init__(self, c: Compute) -> None:
+        self.loads = loads(c.body)
+        # (id of the load, buffer, index) of all loads in their order, then of the store, as 0
+        self.accesses: list[tuple[int, Buffer, tuple[Expr, ...]]] = [
+            *((id(x), x.buffer, x.index) for x in self.loads), (0, c.buffer, tuple(Var(a) for a in c.axes))]
+        self.addresses_alone = not _loop_values(c, self.loads) and not any(isinstance(n, Rescue) for n in walk(c.body))
+        self._compute = c
+
+    @cached_property
+    def meaning(self) -> str:
+        return _meaning(self._compute, self.loads)
+
+    def guarded(self, guards: Mapping[int, bool]) -> list[bool | None]:
+        """The truth of each load's condition, in the order of the loads."""
+        return [guards.get(id(x)) for x in self.loads]
 
 
-def meaning(c: Compute) -> str:
+def _loop_values(c: Compute, found: list[Load]) -> bool:
+    """Whether loop variables are used as data or conditions, not only as indices and guards."""
+    covered = {id(n) for x in found for i in (*x.index, *((x.where,) if x.where is not None else ())) for n in walk(i)}
+    return any(isinstance(n, Var) and id(n) not in covered for n in walk(c.body)) or any(
+        isinstance(n, Load) for x in found for i in x.index for n in walk(i)) or any(
+        isinstance(ch, Var) for n in walk(c.body) if id(n) not in covered and not isinstance(n, Load) for ch in children(n))
+
+
+def _meaning(c: Compute, found: list[Load]) -> str:
     """The body with its loads numbered: where they read is in their forms."""
-    number = {id(x): n for n, x in enumerate(loads(c.body))}
+    number = {id(x): n for n, x in enumerate(found)}
     memo: dict[int, Expr] = {}
     others = []
-    for x in loads(c.body):  # children first
+    for x in found:  # children first
         others.append("" if x.other is None else repr(rewrite(x.other, lambda n: None, memo)))
         memo[id(x)] = Var(Axis(f"load{number[id(x)]}", 1), x.dtype)
     return f"{rewrite(c.body, lambda n: None, memo)!r} {others} {c.buffer.dtype.name}"
@@ -93,8 +117,3 @@ def symbol_of(parts: Iterable[object]) -> str:
 def prefetches(keys: Sequence[tuple[int, tuple[tuple[Axis, int], ...]]], numbers: Numbers) -> list[object]:
     """What is fetched in each step, with the loops numbered."""
     return [(lines, [(numbers.of(a), step) for a, step in strides]) for lines, strides in keys]
-
-
-def guarded(c: Compute, guards: Mapping[int, bool]) -> list[bool | None]:
-    """The truth of each load's condition, in the order of the loads."""
-    return [guards.get(id(x)) if isinstance(x, Load) else None for x in loads(c.body)]

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from llvmlite import ir
 
-from ...ir.expr import Axis, Buffer, Expr, Load, Rescue, Var, children, loads, walk
+from ...ir.expr import Axis, Buffer, Expr, Load
 from ...ir.loops import Split, Stage
 from ...ir.program import Compute
 from ..target import Target
@@ -17,7 +17,7 @@ from .builder import Builder
 from .emit_expr import PTR, Block, Frame
 from .emit_reduce import LINE, Prefetch, ReductionEmitter
 from .linear import Lin
-from .micro_library import MicroLibrary, Numbers, accesses, guarded, meaning, prefetches, symbol_of
+from .micro_library import Body, MicroLibrary, Numbers, prefetches, symbol_of
 
 MOST_LINES = 8  # prefetches in one step of the innermost loop; more would crowd out the loads that are needed now
 
@@ -33,6 +33,13 @@ class MicrokernelEmitter(ReductionEmitter):
         self.fresh = ir.Module(name="micro")  # microkernels for the library
         self.fresh.triple = target.triple
         self.micro: dict[object, tuple[ir.Function, list[int]]] = {}
+        self._bodies: dict[int, tuple[Compute, Body]] = {}
+
+    def _body(self, c: Compute) -> Body:
+        found = self._bodies.get(id(c))
+        if found is None:
+            found = self._bodies[id(c)] = c, Body(c)
+        return found[1]
 
     def nest(self, st: Stage, k: int) -> None:
         raise NotImplementedError
@@ -65,7 +72,7 @@ class MicrokernelEmitter(ReductionEmitter):
         return tuple(f for name, over in st.prefetch if (f := self._fetch(st, k, name, st.loop(over))) is not None)
 
     def _fetch(self, st: Stage, k: int, name: str, at: int) -> Prefetch | None:
-        load = next(x for x in loads(st.compute.body) if x.buffer.name == name)
+        load = next(x for x in self._body(st.compute).loads if x.buffer.name == name)
         found = self._next_offset(load, st, k, st.loops[at].axis)
         if found is None:
             return None
@@ -124,7 +131,7 @@ class MicrokernelEmitter(ReductionEmitter):
         if inner:
             self.env[axis] = Lin(0, ((axis, 1),))
         self._changed()
-        here = self.offset(load.buffer, load.index)
+        here = self._offset(load.buffer, load.index)
         self.env, self.blocks = saved, saved_blocks
         self._changed()
         step = here.coefficient(axis)
@@ -132,8 +139,8 @@ class MicrokernelEmitter(ReductionEmitter):
 
     def _sites(self, st: Stage, k: int) -> tuple[dict[int, ir.Value], dict[int, bool]] | None:
         """Pointer of each load (by id) and of the store (key 0), outer loops included; None if not possible."""
-        c = st.compute
-        if _loop_values(c) or any(isinstance(n, Rescue) for n in walk(c.body)):
+        body = self._body(st.compute)
+        if not body.addresses_alone:
             return None
         inner = [x.axis for x in st.loops[k:]]
         symbolic = {a: Lin(0, ((a, 1),)) for a in inner}
@@ -148,15 +155,15 @@ class MicrokernelEmitter(ReductionEmitter):
                 if isinstance(r, Split) and r.outer in symbolic:
                     self.blocks[r.parent] = Block(r, 0, r.inner.extent, 0)
             self._changed()
-            for x in loads(c.body):
+            for x in body.loads:
                 if x.where is not None:
                     truth = self.known(x.where)
                     if truth is None:
                         return None
                     guards[id(x)] = truth
-            for site, buffer, index in accesses(c):
+            for site, buffer, index in body.accesses:
                 self.env.update(outer)
-                full = self.offset(buffer, index)
+                full = self._offset(buffer, index)
                 part = self._inner_part(st, k, outer, buffer, index)
                 rest = full + part.scale(-1)
                 if any(a in inner or not isinstance(a, Axis) for a, _ in rest.terms) or any(not isinstance(a, Axis) for a, _ in part.terms):
@@ -178,7 +185,7 @@ class MicrokernelEmitter(ReductionEmitter):
                 self.blocks[parent] = Block(blk.split, 0, blk.inner_extent, 0)
         self.env.update({a: Lin() for a in outer})
         self._changed()
-        part = self.offset(buffer, index)
+        part = self._offset(buffer, index)
         self.blocks = blocks
         self._changed()
         self.env.update(outer)
@@ -227,16 +234,16 @@ class MicrokernelEmitter(ReductionEmitter):
     def _portable(self, st: Stage, k: int, order: list[int], count: int, guards: dict[int, bool],
                   fetch: tuple[Prefetch, ...]) -> str | None:
         """A symbol that says all that the microkernel's code depends on; None where that cannot be told from linear forms."""
-        numbers = Numbers(st, k)
+        numbers, body = Numbers(st, k), self._body(st.compute)
         env = self.env
         self.env = env | {a: Lin(0, ((a, 1),)) for a in numbers.symbols}
         self._changed()
-        forms = [numbers.form(self.offset(buffer, index)) for _, buffer, index in accesses(st.compute)]
+        forms = [numbers.form(self._offset(buffer, index)) for _, buffer, index in body.accesses]
         self.env = env
         self._changed()
         if None in forms or any(x.kind == "parallel" for x in numbers.loops):
             return None
-        return symbol_of((meaning(st.compute), numbers.nest(self.ranges), forms, order, count, guarded(st.compute, guards),
+        return symbol_of((body.meaning, numbers.nest(self.ranges), forms, order, count, body.guarded(guards),
                           prefetches([f.key() for f in fetch], numbers), self.full, str(self.target.code_key())))
 
 def _mixed(axes: list[Axis], unit: int) -> tuple[tuple[Axis, int], ...]:
@@ -246,11 +253,3 @@ def _mixed(axes: list[Axis], unit: int) -> tuple[tuple[Axis, int], ...]:
         out.append((a, unit))
         unit *= a.extent
     return tuple(reversed(out))
-
-
-def _loop_values(c: Compute) -> bool:
-    """Whether loop variables are used as data or conditions, not only as indices and guards."""
-    covered = {id(n) for x in loads(c.body) for i in (*x.index, *((x.where,) if x.where is not None else ())) for n in walk(i)}
-    return any(isinstance(n, Var) and id(n) not in covered for n in walk(c.body)) or any(
-        isinstance(n, Load) for x in loads(c.body) for i in x.index for n in walk(i)) or any(
-        isinstance(ch, Var) for n in walk(c.body) if id(n) not in covered and not isinstance(n, Load) for ch in children(n))
