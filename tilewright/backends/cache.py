@@ -14,8 +14,6 @@ import time
 from functools import cache
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from .. import config
 
 MAGIC = b"TWOB1\n"
@@ -107,6 +105,7 @@ class ObjectCache:
         writers that died left behind. One process at a time; others go on at once."""
         if self.folder is None or not self._writable:
             return
+        from filelock import FileLock, Timeout  # slow to import, and seldom needed
         try:
             with FileLock(self.folder / "prune.lock", timeout=0):
                 self._prune()
