@@ -26,32 +26,36 @@ I1, I8T, I32T, I64T, PTR = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntT
 class Frame:
     """One LLVM function under construction: its builder, base pointers, loop counters, and what has been computed.
 
-    `scopes` mirrors dominance: what was computed in an enclosing scope may be used again inside it.
+    `scopes` mirrors dominance: what was computed in an enclosing scope may be used again inside it. Each lists what was added to
+    `computed` in it and what that hid, so that asking takes one look, however deep the loops are.
     `sites` (microkernels): id of a load -> the argument that already includes what the outer loops add."""
 
     builder: ir.IRBuilder
     bases: dict[str, ir.Value]
     ctx: ir.Value
     counters: dict[Axis, ir.Value] = field(default_factory=dict)
-    scopes: list[dict[object, ir.Value]] = field(default_factory=lambda: [{}])
+    computed: dict[object, ir.Value] = field(default_factory=dict)
+    scopes: list[list[tuple[object, ir.Value | None]]] = field(default_factory=lambda: [[]])
     sites: dict[int, ir.Value] = field(default_factory=dict)
     guards: dict[int, bool] = field(default_factory=dict)  # microkernels: conditions decided outside
 
     def seen(self, key: object) -> ir.Value | None:
-        for s in reversed(self.scopes):
-            if key in s:
-                return s[key]
-        return None
+        return self.computed.get(key)
 
     def remember(self, key: object, value: ir.Value) -> ir.Value:
-        self.scopes[-1][key] = value
+        self.scopes[-1].append((key, self.computed.get(key)))
+        self.computed[key] = value
         return value
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        self.scopes.append({})
+        self.scopes.append([])
         yield
-        self.scopes.pop()
+        for key, hidden in reversed(self.scopes.pop()):
+            if hidden is None:
+                del self.computed[key]
+            else:
+                self.computed[key] = hidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from ...ir.expr import Axis
-from ...ir.loops import Split, Stage
+from ...ir.loops import Relation, Split, Stage
 from ..target import Target
 from .emit_expr import I64T, Block, Frame
 from .emit_rescue import RescueEmitter
@@ -39,11 +39,14 @@ class LoopEmitter(RescueEmitter):
         super().__init__(module, target, frame)
         self.acc: dict[tuple[int, Key], ir.Value] = {}
         self.full = 1
+        self._found_splits: dict[tuple[int, Axis], tuple[tuple[Relation, ...], list[Split]]] = {}
 
     def _runs(self, st: Stage, axis: Axis, sharing: tuple[Stage, ...] = ()) -> Iterator[tuple[int, int]]:
         """(first, count) of each run of `axis` with one inner extent; the splits' blocks are set meanwhile. A loop that
         stages share may be the outer part of a split in several of them, or in some: they all see the same runs."""
-        splits = list(dict.fromkeys(r for s in (st, *sharing) for r in s.relations if isinstance(r, Split) and r.outer == axis))
+        splits = self._splits(st.relations, axis)
+        for s in sharing:
+            splits = list(dict.fromkeys([*splits, *self._splits(s.relations, axis)]))
         if not splits:
             yield 0, self.ranges.extents.get(axis, axis.extent)
             return
@@ -64,6 +67,15 @@ class LoopEmitter(RescueEmitter):
             if extent is not None:
                 self.ranges.extents[r.inner] = extent
         self._changed()
+
+    def _splits(self, relations: tuple[Relation, ...], axis: Axis) -> list[Split]:
+        """Those whose outer part is `axis`, found once for each: unrolled code asks at every point."""
+        key = id(relations), axis
+        found = self._found_splits.get(key)
+        if found is None:
+            splits = dict.fromkeys(r for r in relations if isinstance(r, Split) and r.outer == axis)
+            found = self._found_splits[key] = relations, list(splits)
+        return found[1]
 
     def _changed(self) -> None:
         """Remembered offsets no longer hold: blocks or ranges are different now."""

@@ -91,12 +91,12 @@ class RescueEmitter(ExprEmitter):
     def _room(self, nbytes: int) -> ir.Value:
         """Stack memory of this function for values on their way to a rescuer and back."""
         key = ("rescue", nbytes)
-        if (room := self.frame.scopes[0].get(key)) is None:
+        if (room := self.frame.computed.get(key)) is None:
             with self.b.goto_entry_block():
                 room = self.b.alloca(ir.ArrayType(ir.IntType(8), nbytes))
             room.align = 64
             room.type = PTR  # llvmlite would type it [n x i8]*
-            self.frame.scopes[0][key] = room
+            self.frame.computed[key] = room  # for all of the function
         return room
 
     def _call(self, e: Rescue, slot: ir.Value) -> None:
