@@ -28,6 +28,8 @@ OFFLINE: dict[str, float | int | str] = {"max_depth": 6, "eta": 0.06, "subsample
                                          "tree_method": "hist", "lambda": 2.0}
 ONLINE: dict[str, float | int | str] = {"max_depth": 4, "eta": 0.15, "min_child_weight": 1, "tree_method": "hist", "lambda": 2.0}
 ONLINE_ROUNDS = 40
+# within one task what stands beside the default says nothing new, and the number of changes misleads trees of few trials
+OWN = np.array([k for k, n in enumerate(FEATURES) if n != "changed" and not n.endswith("_beside")])
 FEW = 8  # trials before a task's own trees are fitted
 
 
@@ -106,7 +108,7 @@ class TaskModel:
         known = self.base.predict(x) if self.base is not None else np.full(len(x), 0.5, np.float32)
         if self._own is None:
             return known
-        return self._own.predict(_data(x, margin=known, names=False))
+        return self._own.predict(_data(x[:, OWN], margin=known, names=False))
 
     def update(self, x: np.ndarray, speed: np.ndarray) -> None:
         """Fits the task's own trees to all its trials so far. x: [n, F]; speed: [n] of the candidates, in any unit; 0: failed."""
@@ -117,7 +119,7 @@ class TaskModel:
         known = self.base.predict(x) if self.base is not None else np.full(len(x), 0.5, np.float32)
         settings = ONLINE | {"objective": SQUARED, "seed": self.seed, "nthread": 1}
         # fast candidates are what is looked for: how slow the slow ones are matters little
-        self._own = xgboost.train(settings, _data(x, y, known, 0.25 + y, names=False), ONLINE_ROUNDS)
+        self._own = xgboost.train(settings, _data(x[:, OWN], y, known, 0.25 + y, names=False), ONLINE_ROUNDS)
 
 
 def _data(x: np.ndarray, y: np.ndarray | None = None, margin: np.ndarray | None = None,
