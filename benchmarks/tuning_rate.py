@@ -24,6 +24,12 @@ from tilewright.autotune.task import Task
 from tilewright.autotune.tuner import Session
 from tilewright.backends.target import Target
 
+HEAD = """# How many trials a second
+
+Written by `python -m benchmarks.tuning_rate MODELS --out`. Each task is tuned on its own as `tilewright.tune` does it, with all that it
+costs: processes that start, inputs and expected results, search and cost model, code, checks, samples, the log.
+
+"""
 SMALL = 300e-6  # seconds of the default schedule: tasks up to here count as small
 CONVOLUTIONS = 6  # of ResNet-50: the heaviest
 
@@ -100,7 +106,7 @@ def main() -> int:
     text = table(found)
     print(text)
     if a.out:
-        a.out.write_text(text + "\n")
+        a.out.write_text(HEAD + text + "\n")
     return 0
 
 
