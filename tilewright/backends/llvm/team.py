@@ -38,7 +38,8 @@ NEEDS = ("pthread_create", "pthread_join", "pthread_sigmask", "syscall", "sched_
 HANDLE_BYTES, STATE_BYTES, THREAD_BYTES = 64, 768, 128  # of a pool, of its state without threads, of each thread in it
 RUN, STATE, THREADS, SPIN, STOPPED, ROOMY = 0, 8, 16, 24, 32, 40   # byte offsets in the pool: what every process and its forks share
 
-PATIENCE = 4  # how much longer than for a job threads spin for each other inside of one: all are at work, and a wake takes 7 µs
+PATIENCE = 80  # how much longer than for a job threads spin for each other inside of one (milliseconds): all are at work, and who sleeps
+#                gives its processor back to the host of a virtual machine, which takes its time when the host is busy
 
 # byte offsets in the state: words that different threads write lie in lines (pairs of lines) of their own
 _BUSY, _EPOCH, _PARKED, _SLEEPERS, _JOB, _STARTED = 0, 128, 256, 384, 512, 640
