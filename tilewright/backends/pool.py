@@ -32,7 +32,7 @@ from .llvm.team import (
 from .target import Target
 
 SPINS = 2000            # looks at a word before a thread sleeps: 20 to 50 µs
-_CROWDED_SPINS = 20     # where there are more threads than cores
+_CROWDED_SPINS = 1      # where there are more threads than cores; inside of a call PATIENCE times as many, a microsecond or two
 _WIPE_ON_FORK = 18      # MADV_WIPEONFORK, Linux 4.14
 
 
