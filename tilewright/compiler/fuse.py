@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.kinds import Access, OpInfo, describe
+from ..ir.ops.pool import POOLS
 from .fuse_attention import join_attention
 from .sites import Site, Sites, part
 
 MAX_EPILOGUE_NODES = 32
 MAX_NODES = 64           # of a group: beyond, kernels run out of registers and compile for long
 MAX_INPUTS = 12          # pointers a kernel keeps in registers, about
-POOLS = frozenset({"max_pool", "avg_pool", "lp_pool"})
 CHEAP = 4                # simple operations that are worth repeating to save a pass over memory
 MAX_ROW = 1 << 16        # elements of a row that stay in a core's own cache
 

@@ -39,6 +39,8 @@ FEATURES: tuple[str, ...] = (
     "changed", *(f"{n}_beside" for n in _BESIDE),
     "flops", "bytes", "flops_per_byte", "lanes", "registers", "l1d", "l2", "l3", "fma", "masks", "threads")
 _LOG = np.array([n not in _PLAIN for n in NAMES])
+_CHANGED = FEATURES.index("changed")
+_SET_BESIDE = np.array([FEATURES.index(n) for n in _BESIDE])  # the columns that `…_beside` are made of
 
 
 class Features:
@@ -58,12 +60,10 @@ class Features:
 
     def __call__(self, decisions: Sequence[Decisions]) -> np.ndarray:
         """float32 [n, len(FEATURES)], rows in the order of `decisions`."""
-        own = self._default if self._default is not None else self._absolute([self.space.default()])[0]
-        self._default = own
+        if (own := self._default) is None:
+            own = self._default = self._absolute([self.space.default()])[0]
         out = self._absolute(decisions)
-        at = FEATURES.index("changed") + 1
-        columns = [FEATURES.index(n) for n in _BESIDE]
-        out[:, at:at + len(columns)] = out[:, columns] - own[columns]
+        out[:, _CHANGED + 1:_CHANGED + 1 + len(_BESIDE)] = out[:, _SET_BESIDE] - own[_SET_BESIDE]
         return out
 
     def _absolute(self, decisions: Sequence[Decisions]) -> np.ndarray:
@@ -83,7 +83,7 @@ class Features:
         out[rows, flags] = [float(p == sketch.default) for p in points]
         out[rows, flags + 1] = isinstance(sketch, ContractionSketch)
         out[rows, flags + 2] = sketch.name == "contraction1"
-        out[rows, FEATURES.index("changed")] = [sum(map(ne, p, sketch.default)) for p in points]
+        out[rows, _CHANGED] = [sum(map(ne, p, sketch.default)) for p in points]
         if isinstance(sketch, AttentionSketch):
             for name, values in attention_blocks(sketch, [cast(int, p[0]) for p in points]).items():
                 out[rows, FEATURES.index(name)] = np.log2(values + 1) if _LOG[NAMES.index(name)] else values

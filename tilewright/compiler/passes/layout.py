@@ -21,6 +21,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.op import OPS
 from ...ir.ops.conv import ConvAttrs
 from ...ir.ops.elementwise import Map
+from ...ir.ops.pool import POOLS
 from ...ir.ops.slices import SliceAttrs
 from ...ir.ops.upsample import FactorAttrs
 from ...ir.ops.window import WindowAttrs
@@ -32,7 +33,6 @@ from ..sites import Site, Sites, part
 from .dilation import Phases, phases, put_together, take_apart
 from .winograd_choice import Form, Layer, best_form, form_of, name_of, ways
 
-POOLS = frozenset({"max_pool", "avg_pool", "lp_pool"})
 MIN_GROUP = 4     # narrower groups leave most lanes of a vector empty
 MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
 
@@ -326,9 +326,9 @@ class _Layouts:
         if self.strict or kernel != [3, 3] or a.groups != 1 or a.strides != (1, 1):
             return None
         n, parts = x.shape[0], self._phases(x, out, a)
-        layer, dilated = parts.layer(n, i, o), Layer(n, i, o, *parts.result) if parts.count > 1 else None
+        layer, whole = parts.layer(n, i, o), Layer(n, i, o, *parts.result)
         weights = [v.name for v in node.operands[1:]]
-        own = name_of(best_form(layer, self.target, self.threads, dilated, parts.cycles(n, i + o)))
+        own = name_of(best_form(layer, self.target, self.threads, whole, parts.cycles(n, i + o)))
         options = tuple(dict.fromkeys((*ways(layer, self.target, self.threads), own)))
         return form_of(self.sites.choose(Site("convolution", options, own, lambda: part([node], weights, self.c))))
 

@@ -20,6 +20,7 @@ from .slices import pad
 from .window import WindowAttrs, attr_ints, taps, window_of
 
 NOWHERE = 2**62  # an index larger than any element's
+POOLS = frozenset({"max_pool", "avg_pool", "lp_pool"})  # ops that make one value of each window
 
 
 def lowest(dtype: DType) -> int | float:
