@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -161,8 +162,9 @@ class Trials:
 def _group_nice() -> int:
     """The nice value of this session's group of processes, which Linux shares processors among before it looks at processes; 0 where
     there are no such groups."""
-    with contextlib.suppress(OSError, ValueError):
-        return int(GROUP.read_text().rsplit("nice", 1)[1])
+    with contextlib.suppress(OSError):  # the file is empty for a session that was never given a group
+        if found := re.search(r"nice (-?\d+)", GROUP.read_text()):
+            return int(found[1])
     return 0
 
 
