@@ -48,7 +48,7 @@ class ContractionSketch(Sketch):
         d, r = self.choice, self.roles
         several = len(r.m) > 1 and math.prod(a.extent for a in r.m[:-1]) > 1
         orders = (("n", "m", "rows") if several else ("n", "m")) if r.m else ("n",)
-        window = len(r.m) > 1 and len([a for a in r.k if a.extent > 1]) > 1
+        images = len(r.m) > 0 and len([a for a in r.k if a.extent > 1]) > 1
         both = access(r.wide).step(r.vector) == 1 and d.pack
         return [
             knob("tile", self._tiles(), (d.rows, d.columns, d.vectors), True),
@@ -60,7 +60,7 @@ class ContractionSketch(Sketch):
             knob("outer", ("n", "m"), d.outer),
             knob("keep", (0, 1) if self.threads > 1 else (int(d.keep),), int(d.keep)),
             knob("fetch_wide", (0, 1) if d.pack else (0,), int(d.fetch_wide)),
-            knob("fetch_narrow", (0, 1) if d.pack and window else (0,), int(d.fetch_narrow)),
+            knob("fetch_narrow", (0, 1) if d.pack and images else (0,), int(d.fetch_narrow)),
             knob("pack", (0, 1) if both else (int(d.pack),), int(d.pack)),
             knob("passes", PASSES if r.m and self.alone and math.prod(a.extent for a in r.k) >= LONG else (1,), d.passes, True, True),
         ]

@@ -81,7 +81,7 @@ class MicrokernelEmitter(ReductionEmitter):
         serial = [x.axis for x in st.loops[k:] if x.reduce and x.kind == "serial"]
         if count := self._dense(load, st, k):
             return self._panel_share(st, k, at, self._pointer_to(load.buffer, here.shift(step)), count * size, serial)
-        return self._row_share(load, st, k, here.shift(step), serial)
+        return self._row_share(load, st, k, here, step, serial)
 
     def _panel_share(self, st: Stage, k: int, at: int, pointer: ir.Value, nbytes: int, serial: list[Axis]) -> Prefetch:
         """Packed weights: the calls under one panel touch equal parts of the next one, a few lines in each step."""
@@ -96,15 +96,23 @@ class MicrokernelEmitter(ReductionEmitter):
         lines = min(MOST_LINES, -(-share // LINE // max(steps, 1)))
         return Prefetch(self._gep(pointer, self.lin_value(number.scale(share))), lines, _mixed(serial, lines * LINE))
 
-    def _row_share(self, load: Load, st: Stage, k: int, start: Lin, serial: list[Axis]) -> Prefetch:
-        """Images: for each block of channels (the outermost reduce loop) the pixels of the row that comes next in the
-        window; the steps of the window's loops touch a line each."""
+    def _row_share(self, load: Load, st: Stage, k: int, here: Lin, step: int, serial: list[Axis]) -> Prefetch | None:
+        """Images in blocks of channels: for each block (the outermost reduce loop) the pixels that the next tile, `step` elements
+        on, reads and this one does not; the inner steps touch a line or a few each. None where blocks are no images of their own."""
         size = load.buffer.dtype.bytes
         head, rest = serial[0], serial[1:]
-        step = self._moves(load, st, k, head)
-        window = [x.axis for x in st.loops[k:] if x.reduce and x.axis != head]
-        rows = max((self._moves(load, st, k, a) * (a.extent - 1) for a in window), default=0)
-        return Prefetch(self._pointer_to(load.buffer, start.shift(rows)), 1, ((head, step * size), *_mixed(rest, LINE)))
+        image = self._moves(load, st, k, head)
+        span = 1 + sum(self._moves(load, st, k, x.axis) * (x.axis.extent - 1) for x in st.loops[k:] if x.axis != head)
+        fresh = min(step, span)
+        if image < span:
+            return None
+        steps, count = [], 1
+        while rest and count * LINE < fresh * size:  # no more of the inner loops than there are lines
+            steps.insert(0, rest.pop())
+            count *= steps[0].extent
+        lines = min(MOST_LINES, -(-fresh * size // (count * LINE)))
+        start = self._pointer_to(load.buffer, here.shift(step + span - fresh))
+        return Prefetch(start, lines, ((head, image * size), *_mixed(steps, lines * LINE)))
 
     def _dense(self, load: Load, st: Stage, k: int) -> int:
         """How many elements the microkernel's own loops read, where they lie next to each other; else 0."""

@@ -61,17 +61,27 @@ def default_contraction(p: Program, target: Target, packable: frozenset[str], ti
 def _choose(r: Roles, t: Tile, lanes: int, target: Target) -> Choice:
     last, chunk = _innermost(r)
     n_trips, m_trips = _trips(r, t, lanes)
+    keep = REMOTE * _bytes(r.narrow, r) > _bytes(r.wide, r)
     d = Choice(
         roles=0, rows=t.rows, columns=t.columns, vectors=t.vectors, last=last, chunk=chunk, unroll=_unroll(t, min(chunk, r.k[last].extent)),
-        order=_order(r, n_trips, m_trips, target), n_block=0, m_block=0, outer="n", keep=REMOTE * _bytes(r.narrow, r) > _bytes(r.wide, r),
+        order=_order(r, n_trips, m_trips, target), n_block=0, m_block=0, outer="n", keep=keep,
         fetch_wide=operand_bytes(r.wide) >= target.l2 // 8,
-        fetch_narrow=operand_bytes(r.narrow) > target.l2 and len([a for a in r.k if a.extent > 1]) > 2, pack=True)
+        fetch_narrow=_fetches(r, keep, target), pack=True)
     if passes := _passes(r, last, target):
         tiles, blocks = math.prod(n_trips), -(-math.prod(m_trips) // PASS_TILES) * math.prod(a.extent for a in r.batch)
         most = target.l2 // 4 // (PASS_TILES * t.rows * t.columns * t.vectors * lanes * 4)  # of partial sums
         return replace(d, order="n", n_block=max(2, min(most, tiles // -(-PASS_SHARES // blocks))), m_block=PASS_TILES, outer="m",
                        keep=True, fetch_wide=True, fetch_narrow=False, passes=passes)
     return d
+
+
+def _fetches(r: Roles, keep: bool, target: Target) -> bool:
+    """Whether the next pixels of every block of channels are fetched ahead: of images that all threads read, as another one has
+    just written a part of them, and of those under a window that lie beyond the second-level cache."""
+    several = sum(a.extent > 1 for a in r.k)
+    if keep:
+        return several > 2 and operand_bytes(r.narrow) > target.l2
+    return several > 1 and bool(r.m) and _bytes(r.narrow, r) >= target.l2 // 8
 
 
 # -- tile choice -----------------------------------------------------------------------------------------------------------

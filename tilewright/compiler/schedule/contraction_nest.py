@@ -261,18 +261,18 @@ class _Nest:
 
     def prefetch(self, s: Scheduled) -> tuple[tuple[str, str], ...]:
         """Operands from beyond the second-level cache. Large weights: their next panel is fetched while the present one is
-        multiplied with all tiles of the other operand. Large images under a window: the next row of every block of channels,
-        which lie far apart and which no hardware prefetcher follows."""
+        multiplied with all tiles of the other operand. Images: the next row, or tile, of every block of channels, which lie far
+        apart and which no hardware prefetcher follows; another thread may have written them a moment ago."""
         st = s.stages[0]
         outer = [x.axis for x in st.loops[:st.tensorize] if x.axis.extent > 1]
         fetch: list[tuple[str, str]] = []
         moving = [a for a in outer if a in (*self.n_blocks, *self.n)]
         if self.d.fetch_wide and moving:
             fetch.append((next(b.name for b in s.program.inputs if b.name.endswith("_packed")), moving[-1].name))
-        rows = self.r.m[-2] if len(self.r.m) > 1 else None
+        rows = [a for a in self.m[-2:] if a in outer][:1]
         serial = [x for x in st.loops if x.reduce and x.kind == "serial"]
-        if self.d.fetch_narrow and rows is not None and rows in outer and len(serial) > 1:
-            fetch.append((self.r.narrow.buffer.name, rows.name))
+        if self.d.fetch_narrow and rows and len(serial) > 1:
+            fetch.append((self.r.narrow.buffer.name, rows[0].name))
         return tuple(fetch)
 
 
