@@ -9,7 +9,7 @@ from tilewright.compiler.passes.dce import dce
 from tilewright.compiler.passes.recognize import recognize
 from tilewright.ir.builder import GraphBuilder
 from tilewright.ir.interpreter import run_graph
-from tilewright.ir.types import I64, TensorType
+from tilewright.ir.types import F32, I64, TensorType
 
 
 def clean(g):
@@ -204,4 +204,20 @@ def test_one_hot_operators_too(rank: int) -> None:
     assert ("gather" in [n.op for n in clean(g).nodes]) == (rank == 2)
     arrays = {"i": np.array([[0, -1, 7], [-8, -7, 6]])[:, :].reshape(-1)[:i.type.size].reshape(i.type.shape)}
     after = clean(g)
+    np.testing.assert_array_equal(run_graph(after, arrays)[after.outputs[0].name], run_graph(g, arrays)[g.outputs[0].name])
+
+
+@pytest.mark.parametrize(("axis", "expanded", "found"), [(0, (6, 1, 1), True), (0, (6, 2, 1), False), (1, (3, 1, 1), False)],
+                         ids=["rows", "part_of_a_row", "other_axis"])
+@pytest.mark.parametrize("reduction", ["none", "add", "max"])
+def test_updates_with_an_index_per_row_are_updates_of_rows(axis: int, expanded: tuple[int, ...], found: bool, reduction: str) -> None:
+    b = GraphBuilder("g")
+    shape = (6, 2, 4) if axis == 0 else (3, 6, 4)
+    x, u = b.input("x", TensorType(F32, (3, 2, 4))), b.input("u", TensorType(F32, shape))
+    i = b.input("i", TensorType(I64, expanded))
+    g = b.graph([b.op("scatter_elements", x, b.op("expand", i, shape=shape), u, axis=axis, reduction=reduction)])
+    after = clean(g)
+    assert [n.op for n in after.nodes if n.op.startswith("scatter")] == ["scatter_nd" if found else "scatter_elements"]
+    arrays = {"x": np.ones((3, 2, 4), "f4"), "u": np.arange(np.prod(shape), dtype="f4").reshape(shape),
+              "i": np.arange(np.prod(expanded)).reshape(expanded) * 5 % 4 % x.type.shape[axis] - 1}
     np.testing.assert_array_equal(run_graph(after, arrays)[after.outputs[0].name], run_graph(g, arrays)[g.outputs[0].name])

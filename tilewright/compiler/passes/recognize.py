@@ -9,7 +9,7 @@ ops are one op each, whose code is better and whose fusion is known.
 
 Known: gelu (erf and tanh), swish, mish, hard_swish, hard_sigmoid, sigmoid, softmax, layer_norm and RMS norm with their
 scale and bias. Constants must agree to 1e-4, or to the precision of half floats: exporters round sqrt(2) differently.
-The norms' rules are in `recognize_norms`, those of products with one-hot rows in `recognize_lookup`.
+The norms' rules are in `recognize_norms`, those of products with one-hot rows in `recognize_lookup`, of updated rows in `recognize_scatter`.
 """
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from ...ir.graph import Graph, Node, Value
 from .recognize_lookup import LOOKUP_RULES
 from .recognize_norms import NORM_RULES
+from .recognize_scatter import SCATTER_RULES
 from .rewriting import Rewriter, rewrite, rules
 
 Ins = tuple[Value | None, ...]
@@ -204,5 +205,5 @@ def _sigmoid(r: Rewriter, n: Node, ins: Ins) -> Value | None:
     return r.b.op("sigmoid", negated.operands[0])
 
 
-_RULE = rules({**NORM_RULES, **LOOKUP_RULES, "reciprocal": (_sigmoid,), "mul": (_product, *NORM_RULES.get("mul", ())),
+_RULE = rules({**NORM_RULES, **LOOKUP_RULES, **SCATTER_RULES, "reciprocal": (_sigmoid,), "mul": (_product, *NORM_RULES.get("mul", ())),
                "div": (_product, _sigmoid, *NORM_RULES.get("div", ()))})

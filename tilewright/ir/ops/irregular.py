@@ -85,30 +85,36 @@ class ScatterElements(Scatter):
         return self.halves(attrs, attrs.reduction, b, x, index, updates)
 
     def kernel(self, attrs: ScatterAttrs, x: TensorType, index: TensorType, updates: TensorType) -> Callable[..., int]:
-        axis, extent, rank, total = attrs.axis, x.shape[attrs.axis], x.rank, updates.size
-        shape, strides = np.array(index.shape, np.int64), np.array(contiguous_strides(x.shape), np.int64)
+        axis, extent = attrs.axis, x.shape[attrs.axis]
+        dims = [d for d in range(x.rank) if d == axis or index.shape[d] != 1]  # the others' digits are all 0
+        *outer, last = dims
+        rows, width, depth = math.prod(index.shape[d] for d in outer), index.shape[last], len(outer)
+        steps = contiguous_strides(x.shape)
+        along, beside = steps[axis], 0 if last == axis else steps[last]
+        shape = np.array((*(index.shape[d] for d in outer), 1), np.int64)
+        strides = np.array((*(0 if d == axis else steps[d] for d in outer), 0), np.int64)
         combine, mask = _combine(attrs.reduction), x.dtype.name == "bool" and attrs.reduction != "none"
 
         def scatter_elements(data, index, updates, out):  # noqa: ANN001, ANN202
             for k in range(data.size):
                 out[k] = data[k]
             bad = 0
-            for k in range(total):
-                rest, place = k, 0
-                for d in range(rank - 1, -1, -1):
-                    digit = rest % shape[d]
+            for row in range(rows):
+                rest, base = row, 0
+                for d in range(depth - 1, -1, -1):  # divisions cost more than the update: once a row
+                    base += rest % shape[d] * strides[d]
                     rest //= shape[d]
-                    if d == axis:
-                        digit = np.int64(index[k])
-                        if digit < 0:
-                            digit += extent
-                        if digit < 0 or digit >= extent:
-                            bad, place = 1, -1
-                            break
-                    place += digit * strides[d]
-                if place >= 0:
-                    value = combine(out[place], updates[k])
-                    out[place] = value != 0 if mask else value
+                for j in range(width):
+                    k = row * width + j
+                    digit = np.int64(index[k])
+                    if digit < 0:
+                        digit += extent
+                    if digit < 0 or digit >= extent:
+                        bad = 1
+                    else:
+                        place = base + digit * along + j * beside
+                        value = combine(out[place], updates[k])
+                        out[place] = value != 0 if mask else value
             return bad
         return scatter_elements
 
@@ -118,6 +124,10 @@ class ScatterElements(Scatter):
         for kind in REDUCTIONS:
             yield Sample((x, index, updates), ScatterAttrs(0, kind))
         yield Sample((x, np.array([[1, 1, -2]]), np.array([[7, 8, 9]], "f4")), ScatterAttrs(1, "add"))
+        deep = np.arange(48, dtype="f4").reshape(2, 3, 1, 2, 4)
+        for axis, shape in ((1, (2, 5, 1, 2, 3)), (4, (2, 2, 1, 2, 7)), (0, (4, 3, 1, 1, 1)), (3, (1, 3, 1, 5, 1)), (2, (2, 1, 3, 2, 4))):
+            at = np.arange(math.prod(shape)).reshape(shape) * 7 % deep.shape[axis]
+            yield Sample((deep, at, np.cos(at).astype("f4") + np.arange(at.size, dtype="f4").reshape(shape)), ScatterAttrs(axis, "add"))
         yield Sample((x.astype("i1"), np.array([[1, 4]], "i4"), np.array([[-7, 100]], "i1")), ScatterAttrs(1, "mul"))
         yield Sample((x.astype("f2"), np.array([[1, 1]]), np.array([[0.5, 1]], "f2")), ScatterAttrs(1, "add"), 2e-3)
         yield Sample((x.astype("f2"), np.array([[1, 2]]), np.array([[0.5, 1]], "f2")), ScatterAttrs(1))
