@@ -9,7 +9,7 @@ ops are one op each, whose code is better and whose fusion is known.
 
 Known: gelu (erf and tanh), swish, mish, hard_swish, hard_sigmoid, sigmoid, softmax, layer_norm and RMS norm with their
 scale and bias. Constants must agree to 1e-4, or to the precision of half floats: exporters round sqrt(2) differently.
-The norms' rules are in `recognize_norms`, those of products with one-hot rows in `recognize_lookup`, of updated rows in `recognize_scatter`.
+The norms' rules are in `recognize_norms`, of products with one-hot rows in `recognize_lookup`, of updated rows in `recognize_scatter`.
 """
 from __future__ import annotations
 
