@@ -52,6 +52,20 @@ def _erf(x: np.ndarray) -> np.ndarray:
     return np.vectorize(math.erf, otypes=[np.float64])(x.astype(np.float64)).astype(x.dtype) if x.size else x
 
 
+def _gelu(x: np.ndarray) -> np.ndarray:
+    """x times the normal distribution's integral up to x; NaN at -inf, as the formula with erf has it."""
+    import math
+    with np.errstate(invalid="ignore"):
+        share = np.vectorize(math.erfc, otypes=[np.float64])(x.astype(np.float64) * -math.sqrt(0.5)) if x.size else x
+        return (x * 0.5 * share).astype(x.dtype)
+
+
+def _exp_nonpos(x: np.ndarray) -> np.ndarray:
+    """exp for x <= 0 without subnormal results: 0 instead."""
+    y = np.exp(x)
+    return np.where(y < np.finfo(x.dtype).tiny, np.zeros((), x.dtype), y)
+
+
 def _shift(f: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     def g(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         bits = np.asarray(a).dtype.itemsize * 8
@@ -74,7 +88,8 @@ FUNCTIONS: dict[str, ScalarFunction] = {f.name: f for f in (
         "neg": np.negative, "abs": np.abs, "sign": np.sign, "sqrt": np.sqrt, "exp": np.exp, "log": np.log,
         "expm1": np.expm1, "log1p": np.log1p, "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin,
         "acos": np.arccos, "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh,
-        "acosh": np.arccosh, "atanh": np.arctanh, "erf": _erf, "floor": np.floor, "ceil": np.ceil,
+        "acosh": np.arccosh, "atanh": np.arctanh, "erf": _erf, "gelu": _gelu,
+        "exp_nonpos": _exp_nonpos, "floor": np.floor, "ceil": np.ceil,
         "round": np.rint, "trunc": np.trunc, "isnan": np.isnan, "isinf": np.isinf,
         "not": lambda a: np.logical_not(a) if a.dtype == bool else np.bitwise_not(a)}.items()),
     ScalarFunction("select", 3, lambda c, a, b: np.where(c, a, b)),

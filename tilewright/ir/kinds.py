@@ -20,7 +20,7 @@ from .program import Compute
 from .types import TensorType
 
 EXPENSIVE = frozenset({"exp", "log", "expm1", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
-                       "asinh", "acosh", "atanh", "erf", "pow", "atan2", "fmod"})
+                       "asinh", "acosh", "atanh", "erf", "pow", "atan2", "fmod", "gelu", "exp_nonpos"})
 _MEDIUM = frozenset({"div", "sqrt", "floordiv", "mod"})
 
 

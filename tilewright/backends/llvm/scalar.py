@@ -18,6 +18,7 @@ zeros and denormals follow C99. Add, subtract and multiply may be contracted to 
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from llvmlite import ir
 
 from ...ir.expr import COMPARISONS
 from ...ir.types import BOOL, F64, DType
-from . import intmath, trigmath, vecmath
+from . import gelu, intmath, trigmath, vecmath
 from .convert import emit_cast, load_convert, memory_type, register_type, round_to, store_convert
 from .lanes import V, intrinsic, splat
 
@@ -40,9 +41,11 @@ _F64: dict[str, Callable[[V], V]] = {
     "exp": vecmath.exp64, "log": vecmath.log64, "expm1": vecmath.expm1_64, "log1p": vecmath.log1p_64,
     "sinh": vecmath.sinh64, "cosh": vecmath.cosh64, "tanh": vecmath.tanh64, "asinh": vecmath.asinh64,
     "acosh": vecmath.acosh64, "atanh": vecmath.atanh64, "asin": trigmath.asin64, "acos": trigmath.acos64,
-    "atan": trigmath.atan64, "erf": trigmath.erf64}
-_F32: dict[str, Callable[[V], V]] = {
-    "log": vecmath.log32, "tanh": vecmath.tanh32, "erf": vecmath.erf32}
+    "atan": trigmath.atan64, "erf": trigmath.erf64,
+    "exp_nonpos": vecmath.exp_nonpos64, "gelu": lambda x: x * 0.5 * (trigmath.erf64(x * math.sqrt(0.5)) + 1.0)}
+_F32: dict[str, Callable[[V], V]] = {"log": vecmath.log32, "tanh": vecmath.tanh32, "erf": vecmath.erf32}
+_F32_BY_TARGET: dict[str, Callable[[V, Target], V]] = {
+    "exp": vecmath.exp32, "exp_nonpos": vecmath.exp_nonpos32, "gelu": gelu.gelu32}
 
 
 def emit_call(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType, target: Target) -> ir.Value:
@@ -100,8 +103,8 @@ def _float(b: ir.IRBuilder, fn: str, args: list[ir.Value], dtype: DType, target:
             return _to_integral(x, fn, target).v
     if fn in ("pow", "atan2", "fmod", "mod", "floordiv"):
         return _binary(fn, x, V(b, args[1]), dtype, target)
-    if fn == "exp" and dtype is not F64:
-        return vecmath.exp32(x, target.has("avx512f")).v
+    if dtype is not F64 and fn in _F32_BY_TARGET:
+        return _F32_BY_TARGET[fn](x, target).v
     return _unary(fn, x, dtype).v
 
 

@@ -6,10 +6,14 @@ Every function is straight-line code over `V`: no branch, no table, no call. f64
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
 from .lanes import V, fma, intrinsic, lanes_of, poly
+
+if TYPE_CHECKING:
+    from ..target import Target
 
 INF, NAN = math.inf, math.nan
 _LN2_HI, _LN2_LO = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # hi has 33 bits: n * hi is exact
@@ -139,36 +143,61 @@ def atanh64(x: V) -> V:
 
 
 # ---- f32 forms for fused kernels ----
-_EXP32 = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)  # Cephes
+# e^r = 1 + r + r^2 q(r) for |r| < 0.3466, within 4e-9: fitted with the smallest largest error, rounded from the highest power down
+_EXP32 = (1.381457899697125e-3, 8.368725888431072e-3, 4.166838899254799e-2, 0.1666652113199234, 0.4999999403953552)
+_LEAST = math.log(2.0**-126)
 
-def _exp32_parts(x: V) -> tuple[V, V, V]:
-    """e^x = p * 2^n with p in [0.7, 1.42]: (p, n, bits whose lowest 9 are n). For |x| < 2^20."""
+
+def _exp32_parts(x: V, fused: bool = True) -> tuple[V, V, V]:
+    """e^x = p * 2^n with p in [0.7, 1.42]: (p, n, bits whose lowest 9 are n). For |x| < 2^20. Without a fused multiply-add in
+    hardware, 1 + r is the last sum, whose rounding error is the smaller."""
     magic = 1.5 * 2.0**23
     t = fma(x, 1.44269504, magic)
     n = t - magic
     r = fma(n, 2.12194440e-4, fma(n, -0.693359375, x))  # hi has 9 bits: exact without FMA too
-    return fma(poly(r, _EXP32), r * r, r) + 1.0, n, t.bits()
+    p = poly(r, (*_EXP32, 1.0, 1.0)) if fused else fma(poly(r, _EXP32), r * r, r) + 1.0
+    return p, n, t.bits()
 
 
-def exp32(x: V, scalef: bool = False) -> V:
-    """e^x: n = round(x / ln2) by the magic-number trick, degree 7 polynomial, and 2^n in two steps so that overflow and
-    denormals are right. `scalef`: the target has AVX-512, whose vscalefps does all of that for a full vector. Results below
-    every denormal (masked scores) are chosen, not computed: an underflow costs processors a hundred cycles and more."""
+def _scaled32(p: V, n: V, zero: V | None = None) -> V:
+    """p * 2^n in 16 lanes of AVX-512, overflow and denormals included; 0 where `zero` holds."""
+    i16 = ir.IntType(16)
+    keep = ir.Constant(i16, 0xFFFF) if zero is None else p.b.bitcast(p.b.not_(zero.v), i16)
+    args = [p.v, n.v, p.of(0.0).v, keep, ir.Constant(ir.IntType(32), 4)]
+    return V(p.b, intrinsic(p.b, "x86.avx512.mask.scalef.ps.512", args, types=()))
+
+
+def exp32(x: V, target: Target) -> V:
+    """e^x: n = round(x / ln2) by the magic-number trick, degree 6 polynomial, and 2^n in two steps so that overflow and
+    denormals are right; AVX-512's vscalefps does all of that for a full vector. Results below every denormal (masked scores)
+    are chosen, not computed: an underflow costs processors a hundred cycles and more."""
     zero = x.lt(-104.0)
-    if scalef and lanes_of(x.type) == 16:
-        i16, i32 = ir.IntType(16), ir.IntType(32)
-        p, n, _ = _exp32_parts(x.atmost(89.0).atleast(-105.0))
-        args = [p.v, n.v, p.of(0.0).v, x.b.bitcast(x.b.not_(zero.v), i16), ir.Constant(i32, 4)]
-        return V(x.b, intrinsic(x.b, "x86.avx512.mask.scalef.ps.512", args, types=()))
-    p, _, bits = _exp32_parts(zero.where(0.0, x.atmost(89.0)))
+    if target.has("avx512f") and lanes_of(x.type) == 16:
+        p, n, _ = _exp32_parts(x.atmost(89.0))
+        return _scaled32(p, n, zero)
+    p, _, bits = _exp32_parts(zero.where(0.0, x.atmost(89.0)), target.has_fma)
     half = bits >> 1
     first = ((half << 23) + 0x3F800000).as_float()  # what is above the lowest 9 bits is shifted out
     return zero.where(0.0, p * first * (((bits - half) << 23) + 0x3F800000).as_float())
 
 
+def exp_nonpos32(x: V, target: Target) -> V:
+    """e^x for x <= 0, and 0 where that would be subnormal."""
+    zero = x.lt(_LEAST)
+    p, n, bits = _exp32_parts(x, target.has_fma)
+    if target.has("avx512f") and lanes_of(x.type) == 16:
+        return _scaled32(p, n, zero)
+    return zero.where(0.0, p * ((bits << 23) + 0x3F800000).as_float())
+
+
+def exp_nonpos64(x: V) -> V:
+    """e^x for x <= 0, and 0 where that would be subnormal."""
+    return exp64(x.lt(math.log(2.0**-1022)).where(-INF, x))
+
+
 def exp32_normal(x: V) -> V:
     """e^x for x in [-87, 88], where one step of scaling does."""
-    p, _, bits = _exp32_parts(x)
+    p, _, bits = _exp32_parts(x, fused=False)
     return p * ((bits << 23) + 0x3F800000).as_float()  # a product, not a sum of bits: NaN stays
 
 
@@ -187,15 +216,20 @@ def log32(x: V) -> V:
     return _log_edges(x, fma(k, 0.693359375, f + y))
 
 
+_EXPM1 = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)  # Cephes' expf
+
+
 def tanh32(x: V) -> V:
-    """m / (m + 2) with m = e^(2|x|) - 1 = 2^n p + (2^n - 1), which keeps small x exact."""
-    y = x.abs().atmost(9.1)
-    y = y + y
+    """m / (m + 2) with m = e^(2|x|) - 1 = 2^n p + (2^n - 1), which keeps small x exact; r is half of what n ln2 leaves of 2|x|."""
+    a = x.abs().atmost(9.1)
     magic = 1.5 * 2.0**23
-    t = fma(y, 1.44269504, magic)
+    t = fma(a, 2 * 1.44269504, magic)
     n = t - magic
-    r = fma(n, 2.12194440e-4, fma(n, -0.693359375, y))
-    p = fma(poly(r, _EXP32), r * r, r)
+    r = fma(n, 1.06097220e-4, fma(n, -0.3466796875, a))
+    r2 = r * r
+    c7, c6, c5, c4, c3, c2 = (c * 2.0**k for c, k in zip(_EXPM1, (7, 6, 5, 4, 3, 2), strict=True))
+    q = fma(r2, fma(r2, fma(x.of(c7), r, c6), fma(x.of(c5), r, c4)), fma(x.of(c3), r, c2))
+    p = fma(r2, q, r + r)
     s = ((t.bits() << 23) + 0x3F800000).as_float()  # the magic number's own bits are shifted out
     m = fma(s, p, s - 1.0)
     return (m / (m + 2.0)).copysign(x)

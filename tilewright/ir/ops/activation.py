@@ -243,13 +243,13 @@ class Gelu(FloatMap):
         (x,) = xs
         if attrs.approximate == "tanh":
             return x * _sigmoid((x + x * x * x * 0.044715) * math.sqrt(8 / math.pi))  # (1 + tanh t) / 2 = sigmoid(2t)
-        return x * 0.5 * (call("erf", x * math.sqrt(0.5)) + 1)
+        return call("gelu", x)
 
     def exact(self, attrs: GeluAttrs, *xs: np.ndarray) -> np.ndarray:
         (x,) = xs
         if attrs.approximate == "tanh":
             return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-        return x * 0.5 * (1 + FUNCTIONS["erf"].numpy(x * math.sqrt(0.5)))
+        return FUNCTIONS["gelu"].numpy(x)
 
     def sample_attrs(self) -> Iterable[Attrs]:
         yield from (GeluAttrs(), GeluAttrs("tanh"))

@@ -53,13 +53,6 @@ def _row_max(x: Buffer, axis: int) -> Compute:
     return row_reduce("top", "max", wide, x.shape, (axis,), lambda *f: cast(x[f], wide))
 
 
-def _counting(t: Expr) -> Expr:
-    """t, or -inf where exp(t) would be a subnormal number, which processors make and multiply some hundred times slower than zeros
-    (masks of -100 ask for many of them)."""
-    least = math.log(float(np.finfo(t.dtype.numpy).tiny))
-    return select(t < least, -math.inf, t)
-
-
 @register
 class Softmax(RowOp):
     """exp(x - max) / sum exp(x - max) along the axis. Subnormal powers count as 0."""
@@ -85,7 +78,7 @@ class Softmax(RowOp):
         def inverse(total: Expr) -> Expr:
             r = call("div", wrap(1, wide), total)
             return select(eq(total, 0), 0, r) if attrs.masked else r
-        e = compute("powers", wide, x.shape, lambda *f: call("exp", _counting(shifted(f))))
+        e = compute("powers", wide, x.shape, lambda *f: call("exp_nonpos", shifted(f)))
         scale = row_reduce("scale", "sum", wide, x.shape, axes, lambda *f: e.buffer[f], inverse)
         out = compute("out0", x.dtype, x.shape, lambda *f: cast(e.buffer[f] * scale.buffer[kept(axes, f)], x.dtype))
         return (top, e, scale, out)
@@ -116,7 +109,7 @@ class LogSoftmax(RowOp):
 
         def shifted(f: tuple[Expr, ...]) -> Expr:
             return cast(x[f], wide) - top.buffer[kept(axes, f)]
-        log = row_reduce("log_sum", "sum", wide, x.shape, axes, lambda *f: call("exp", _counting(shifted(f))),
+        log = row_reduce("log_sum", "sum", wide, x.shape, axes, lambda *f: call("exp_nonpos", shifted(f)),
                          lambda s: call("log", s))
         return (top, log, compute("out0", x.dtype, x.shape, lambda *f: cast(shifted(f) - log.buffer[kept(axes, f)], x.dtype)))
 
