@@ -138,7 +138,8 @@ def _axis(e: Expr) -> Axis | None:
 
 
 def cost(body: Expr) -> int:
-    """Rough cost of one element in simple operations: an exp counts 16, a division 4, index arithmetic nothing."""
+    """Rough cost of one element in simple operations: an exp or a gelu counts 16 (they take about as
+    many instructions), a division 4, index arithmetic nothing."""
     index = {id(n) for x in loads(body, rare=False) for i in x.index for n in walk(i)}
     total = 0
     for n in walk(body, rare=False):

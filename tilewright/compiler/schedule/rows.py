@@ -1,7 +1,8 @@
 """Default schedules of maps and reductions: which axis becomes vectors, what is tiled, which stages share their rows.
 
     softmax over rows:   parallel i { vector-reduce max; vector-reduce sum of exp; vector map }
-    depthwise 3x3:       parallel c { h { w by 4 { 9 taps unrolled; 4 accumulators; 16 channels as lanes } } }
+    depthwise 3x3:       parallel c { h { w by 8 { 9 taps unrolled; 8 accumulators; 16 channels as lanes } } }
+    depthwise 31x31:     parallel c { h { w by 14 { 31 rows { 31 taps unrolled; 14 accumulators; 44 inputs and 31 weights read } } } }
 """
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from .rows_nest import STRAIGHT, RowChoice, RowsChoice, schedule_row_nests, shar
 
 CHUNK = 4096        # elements of a flat map that one parallel step handles
 ROW = 32            # steps of a window's row that become straight-line code where the whole window is too long for that
+WINDOW_POINTS = 14  # pixels that a long weighted window's row is summed for at once, with 32 registers: what a row of 28 or 56 divides into
 GATHER_COST = 1.5   # of one lane, in vector loads
 
 
@@ -147,8 +149,12 @@ def _columns(c: Compute, own: list[Axis], red: list[Axis], vec: Axis | None, at:
     wide = next((a for a in reversed(own) if a != vec and a.extent > 1), None)
     size = max(1, min(8 if vec is not None else 4, budget // vectors))
     tiled = wide is not None and size > 1 and _reuses(c, wide)
+    short = math.prod(a.extent for a in red) <= STRAIGHT
+    by_rows = not short and tiled and red[-1].extent <= ROW
+    if by_rows and budget == 16 and vectors == 1 and vec is not None and len(_data_loads(c)) > 1:
+        size = WINDOW_POINTS
     return RowChoice(at, vectors * lanes if vec is not None else 0, c.axes.index(wide) if wide is not None and tiled else -1,
-                     size if tiled else 1, False, math.prod(a.extent for a in red) <= STRAIGHT or tiled and red[-1].extent <= ROW)
+                     size if tiled else 1, False, short or by_rows)
 
 
 def _reuses(c: Compute, a: Axis) -> bool:
