@@ -18,7 +18,7 @@ def every_exponent(each: int = 160) -> np.ndarray:
     """f32 numbers of both signs: `each` random ones of every exponent, all subnormal ones included, and many in [-9, 9]."""
     rng = np.random.default_rng(5)
     bits = (np.arange(255, dtype=np.uint32)[:, None] << 23) + rng.integers(0, 1 << 23, (255, each), dtype=np.uint32)
-    x = np.concatenate([bits.ravel().view(np.float32), np.linspace(0, 9, 100_001, dtype=np.float32), np.float32([3.4028235e38])])
+    x = np.concatenate([bits.ravel().view(np.float32), np.linspace(0, 9, 100_001, dtype=np.float32), np.array([3.4028235e38], np.float32)])
     return np.concatenate([x, -x])
 
 
@@ -46,12 +46,12 @@ def test_error(target: str) -> None:
 
 @pytest.mark.parametrize("target", runnable())
 def test_edges(target: str) -> None:
-    x = np.float32([0.0, -0.0, math.inf, -math.inf, math.nan, 1e38, -1e38, -3.4e38, 1e-45, -1e-45, 5.75, 6.1, -5.75, -6.1, -20, -1e6])
+    x = np.array([0.0, -0.0, math.inf, -math.inf, math.nan, 1e38, 5.75, 6.1, -1e38, -6.1, -20, 1e-45, -1e-45, -5.75], np.float32)
     got = run(target, x, LANES[target])
-    assert got[0] == 0 and not np.signbit(got[0]) and got[1] == 0 and np.signbit(got[1])
-    assert got[2] == math.inf and np.isnan(got[3]) and np.isnan(got[4]), "as the formula: -inf * 0 is NaN"
-    assert (got[5:12] == np.float32([1e38, 0, 0, 0, 0, 5.75, 6.1])).all() or (np.abs(got[8:10]) <= 1e-45).all()
-    assert (np.abs(got[12:]) <= 1e-7).all() and (got[13:] == 0).all()
+    assert (got[:2] == 0).all() and (np.signbit(got[:2]) == [False, True]).all()
+    assert got[2] == math.inf and np.isnan(got[3:5]).all(), "as the formula: -inf * 0 is NaN"
+    np.testing.assert_array_equal(got[5:8], x[5:8])
+    assert (got[8:11] == 0).all() and (np.abs(got[11:13]) <= 2e-45).all() and abs(got[13]) <= 1e-7
 
 
 @pytest.mark.parametrize("fn", ["gelu", "tanh", "exp", "exp_nonpos"])
