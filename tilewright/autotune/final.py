@@ -8,7 +8,6 @@
 """
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -18,8 +17,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ..backends.executable import Executable
-from ..backends.instance import Instance
-from ..backends.profile import Walk
 from ..backends.target import runs_here
 from ..compiler.build import Lowered, Options, lower_graph
 from ..compiler.compile import Inputs, compile, first_graph
@@ -27,24 +24,25 @@ from ..compiler.schedule.source import workload_hash
 from ..errors import InputError
 from ..ir.types import TensorSpec
 from .extract import tasks_of_lowered
+from .in_model import burst, compare, faster_in_place, nanoseconds, owners, step_times
 from .log import Hardware, Steps, record
 from .measure import Result
 from .replay import MARGIN, Fixed, LogSource
 from .site import random_array
-from .task import Task, model_text, task_of
+from .task import Task, model_text
 
 if TYPE_CHECKING:
     from .tuner import Session, TaskState, Watcher
 
 FINALISTS = 3        # of each task
 ROUNDS = 3           # of measuring them
-VARIANTS = 2         # builds of the whole model that finalists are tried in
+VARIANTS = 3         # builds of the whole model that finalists are tried in
 NEGLIGIBLE = 5e-4    # share of the time of a call: tasks below keep their default
-IN_PLACE_CALLS, IN_PLACE_SECONDS = 300, 2.0  # of each build, whichever is less
-IN_PLACE_GAIN = 1.01
-IN_CALLS, IN_CALLS_BURSTS = 12, 3  # tasks that are tried in whole calls; bursts of each
-BURSTS, BURST_CALLS, BURST_SECONDS = 9, 100, 0.25
+LEAST_GAIN = 1.01    # alone: with less, a schedule is no finalist
+IN_CALLS, IN_CALLS_SECONDS = 12, 1.5  # tasks that are tried in whole calls; seconds of each
+WHOLE_SECONDS = 5.0
 WHOLE_GAIN = 1.004   # of a call: less is not told from noise, and the untuned is kept
+QUIET_GAIN = 0.985   # of the calls that were disturbed least: fewer of them are seen, so noise is larger
 WRONG = 1e-3         # of the largest output: see `bench.compare.TOLERANCE`
 Chosen = dict[str, Steps]
 
@@ -110,7 +108,7 @@ def decide(m: Subject, session: Session, view: Watcher, ways: Mapping[str, Steps
 def _best_whole(m: Subject, default: Executable, candidates: Sequence[Chosen], data: Sequence[np.ndarray], session: Session) -> Outcome:
     """Whole models beside the untuned one: the fastest, or the untuned where none is faster."""
     why = ""
-    best: tuple[Outcome, list[int]] | None = None
+    best: tuple[Outcome, Sequence[int]] | None = None
     for k, chosen in enumerate(candidates):
         if not chosen or chosen in candidates[:k]:
             continue
@@ -118,10 +116,11 @@ def _best_whole(m: Subject, default: Executable, candidates: Sequence[Chosen], d
         if (error := _error(tuned, default, data)) > WRONG:
             why = why or f"the tuned model's outputs differ by {error:.1e}"
             continue
-        a, b, gain, samples = compare(default, tuned, data)
-        why = why or f"tuned schedules gave x{gain:.3f} end to end, not more than noise"
-        if gain >= WHOLE_GAIN and (best is None or gain > best[0].gain):
-            best = Outcome(tuned, chosen, a, b, f"tuned is x{gain:.3f} faster end to end", gain), samples
+        found = compare(default, tuned, data, WHOLE_SECONDS)
+        why = why or f"tuned schedules gave x{found.gain:.3f} end to end, x{found.quiet:.3f} in quiet moments: not more than noise"
+        if found.gain >= WHOLE_GAIN and found.quiet >= QUIET_GAIN and (best is None or found.gain > best[0].gain):
+            outcome = Outcome(tuned, chosen, found.first, found.second, f"tuned is x{found.gain:.3f} faster end to end", found.gain)
+            best = outcome, found.samples
     if best is None:
         return _keep_default(m, default, session, data, why)
     _record(m, session, best[0].chosen, best[1])
@@ -136,7 +135,7 @@ def finalists(session: Session) -> dict[str, list[tuple[float, Steps]]]:
     for s in session.states.values():
         if s.share < NEGLIGIBLE * total:
             continue
-        best = sorted((g for g in s.good if g[0] > IN_PLACE_GAIN), key=lambda g: -g[0])[:FINALISTS]
+        best = sorted((g for g in s.good if g[0] > LEAST_GAIN), key=lambda g: -g[0])[:FINALISTS]
         asked += [(s, steps, []) for _, steps in best]
     for _ in range(ROUNDS):
         for s, steps, futures in asked:
@@ -144,7 +143,7 @@ def finalists(session: Session) -> dict[str, list[tuple[float, Steps]]]:
     out: dict[str, list[tuple[float, Steps]]] = {}
     for s, steps, futures in asked:
         speedup = float(np.median([f.result().speedup for f in futures]))
-        if speedup > IN_PLACE_GAIN:
+        if speedup > LEAST_GAIN:
             out.setdefault(s.task.hash, []).append((speedup, steps))
     for best in out.values():
         best.sort(key=lambda x: -x[0])
@@ -180,85 +179,30 @@ def _data(exe: Executable, inputs: Inputs | None) -> list[np.ndarray]:
 
 # -- in place --------------------------------------------------------------------------------------------------------------
 def _in_place(m: Subject, ways: Mapping[str, Steps], variants: Sequence[Chosen], data: Sequence[np.ndarray]) -> Chosen:
-    """For each task the schedule that was fastest inside the model computed in `ways`; the first variant's where steps cannot be
-    timed."""
+    """For each task the schedule that was fastest inside the model computed in `ways`."""
     if m.options.threads > 1:
         return _in_calls(m, ways, variants[0], data)
     try:
         instances = [m.build({**ways, **v}).single("timing steps") for v in ({}, *variants)]
     except InputError:
-        return variants[0]
-    owners = _owners(m, ways)
-    if any(len(i.plan.calls) != len(owners) for i in instances):
-        return variants[0]
-    times = _step_times(instances, data)
-    out: Chosen = {}
-    for task in dict.fromkeys(o for o in owners if o):
-        mine = [k for k, o in enumerate(owners) if o == task]
-        total = times[:, mine].sum(axis=1)
-        best = int(total[1:].argmin())
-        if task in variants[best] and total[0] > IN_PLACE_GAIN * total[1 + best]:
-            out[task] = variants[best][task]
-    return out
+        return _in_calls(m, ways, variants[0], data)
+    calls = owners(m.lowered(ways), m.options)
+    if any(len(i.plan.calls) != len(calls) for i in instances):
+        return _in_calls(m, ways, variants[0], data)
+    return faster_in_place(step_times(instances, data), calls, variants)
 
 
 def _in_calls(m: Subject, ways: Mapping[str, Steps], found: Chosen, data: Sequence[np.ndarray]) -> Chosen:
-    """Where steps of a call run on several threads: of the first variant's schedules those that make whole calls no slower, each tried
-    for itself, those that save most."""
+    """Where the steps of a call cannot be timed, because they run on several threads or there are several plans: of the first variant's
+    schedules those that make whole calls no slower, each tried for itself, those that save most."""
     base, out = m.build(ways), dict(found)
     for task in list(found)[:IN_CALLS]:
-        if compare(base, m.build({**ways, task: found[task]}), data, IN_CALLS_BURSTS)[2] < 1.0:
+        if compare(base, m.build({**ways, task: found[task]}), data, IN_CALLS_SECONDS).gain < 1.0:
             del out[task]
     return out
 
 
-def _owners(m: Subject, ways: Mapping[str, Steps]) -> list[str]:
-    """For each step of the plan its task; "" for host functions."""
-    low = m.lowered(ways)
-    hashes = [task_of(w, m.options.target, m.options.threads).hash for w in low.wanted]
-    number = {id(c.scheduled): h for c, h in zip(low.choices, hashes, strict=True)}
-    return ["" if s is None else number[id(s)] for s in low.scheduled]
-
-
-def _step_times(instances: Sequence[Instance], data: Sequence[np.ndarray]) -> np.ndarray:
-    """[instance, step]: a low quantile of the time of each, in ticks; the instances run by turns."""
-    walks = [Walk(i, data) for i in instances]
-    rounds: list[list[np.ndarray]] = [[] for _ in walks]
-    stop = time.perf_counter() + IN_PLACE_SECONDS * len(walks)
-    while len(rounds[0]) < 7 or (time.perf_counter() < stop and len(rounds[0]) < IN_PLACE_CALLS):
-        for w, into in zip(walks, rounds, strict=True):
-            w.run()  # the caches are its own again
-            into.append(np.diff(w.run()))
-    return np.array([np.quantile(np.array(r), 0.2, axis=0) for r in rounds])
-
-
 # -- whole -----------------------------------------------------------------------------------------------------------------
-def compare(a: Executable, b: Executable, data: Sequence[np.ndarray], bursts: int = BURSTS) -> tuple[float, float, float, list[int]]:
-    """(seconds of a call of a, of b, how many times b is faster, all samples of b in ns), by bursts in turns."""
-    ratios, samples = [], []
-    times: tuple[list[float], list[float]] = [], []
-    for k in range(bursts + 1):
-        burst = {}
-        for which in ((0, 1), (1, 0))[k % 2]:
-            burst[which] = _burst((a, b)[which], data, BURST_SECONDS if k else BURST_SECONDS / 2)
-        if k:  # the first warms up
-            low = min(burst[0]), min(burst[1])
-            ratios.append(low[0] / low[1])
-            times[0].append(low[0])
-            times[1].append(low[1])
-            samples += [max(1, int(x * 1e9)) for x in burst[1][:50]]
-    return min(times[0]), min(times[1]), float(np.median(ratios)), samples
-
-
-def _burst(exe: Executable, data: Sequence[np.ndarray], seconds: float) -> list[float]:
-    found, stop = [], time.perf_counter() + seconds
-    while len(found) < 3 or (time.perf_counter() < stop and len(found) < BURST_CALLS):
-        begin = time.perf_counter()
-        exe(*data)
-        found.append(time.perf_counter() - begin)
-    return found
-
-
 def _error(a: Executable, b: Executable, data: Sequence[np.ndarray]) -> float:
     """Largest difference of their outputs, relative to the largest output."""
     return max((difference(x, y) for x, y in zip(outputs(a, data), outputs(b, data), strict=True)), default=0.0)
@@ -283,8 +227,8 @@ def outputs(exe: Executable, data: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 # -- the record ------------------------------------------------------------------------------------------------------------
 def _keep_default(m: Subject, default: Executable, session: Session, data: Sequence[np.ndarray], why: str) -> Outcome:
-    samples = _burst(default, data, BURST_SECONDS)
-    _record(m, session, {}, [max(1, int(x * 1e9)) for x in samples[:50]])
+    samples = burst(default, data)
+    _record(m, session, {}, nanoseconds(samples))
     return Outcome(default, {}, min(samples), min(samples), "; ".join([why, *left(session)]))
 
 

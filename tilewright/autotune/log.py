@@ -2,7 +2,10 @@
 
     {"v":1, "task":hash, "workload":text, "target":{triple,cpu,features,cores,caches}, "threads":n, "schedule":[…],
      "status":"ok|compile_error|wrong_result|timeout|crash", "samples_ns":[…], "error":null|text,
-     "tilewright":version, "llvm":version, "seed":n, "time":iso}
+     "tilewright":version, "llvm":version, "seed":n, "time":iso, "base_ns":[…]}
+
+`base_ns`, which a record may lack, are samples of the compiler's own schedule, taken by turns with `samples_ns`: what another record says
+of it was taken at another time, maybe on a busier machine.
 
 A schedule of no steps is the compiler's own. A record whose workload starts with "model" says what was decided for a whole
 model: its schedule lists [task, schedule] pairs, its samples are of whole calls.
@@ -29,6 +32,7 @@ import llvmlite
 from ..backends.target import Target
 from ..errors import ModelError
 from ..version import __version__
+from .samples import speedup
 
 VERSION = 1
 STATUSES = ("ok", "compile_error", "wrong_result", "timeout", "crash")
@@ -63,7 +67,8 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line. samples_ns: all of them, in the order they were taken; () where the trial failed."""
+    """One line. samples_ns: all of them, in the order they were taken; () where the trial failed. base_ns: of the compiler's own
+    schedule beside them; () where not known."""
 
     task: str
     workload: str
@@ -77,6 +82,7 @@ class Record:
     llvm: str
     seed: int
     time: str
+    base_ns: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -86,6 +92,11 @@ class Record:
     def ns(self) -> float:
         """The time to rank by: the least sample, which other load on the machine disturbs least."""
         return float(min(self.samples_ns))
+
+    def gain(self, own: float = 0.0) -> float:
+        """How many times faster than the compiler's own schedule: by the samples beside it, else by `own`, the ns of that schedule's
+        record. 0: not known."""
+        return speedup(self.samples_ns, self.base_ns, own) or own / self.ns
 
     @property
     def of_model(self) -> bool:
@@ -97,15 +108,18 @@ class Record:
         return self.task, json.dumps(self.schedule, sort_keys=True)
 
     def line(self) -> str:
-        return json.dumps({"v": VERSION, **asdict(self)}, separators=(",", ":"), ensure_ascii=False)
+        fields = asdict(self)
+        if not self.base_ns:
+            del fields["base_ns"]
+        return json.dumps({"v": VERSION, **fields}, separators=(",", ":"), ensure_ascii=False)
 
 
 def record(task: str, workload: str, target: Target, threads: int, schedule: Steps, status: str, samples_ns: Sequence[int],
-           error: str | None, seed: int) -> Record:
+           error: str | None, seed: int, base_ns: Sequence[int] = ()) -> Record:
     """A record of now, by this version."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     return Record(task, workload, Hardware.of(target), threads, schedule, status, tuple(samples_ns), error, __version__,
-                  llvmlite.__version__, seed, now)
+                  llvmlite.__version__, seed, now, tuple(base_ns))
 
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -128,11 +142,15 @@ def parse_line(text: str) -> Record:
     bad = [k for k, kind in _FIELDS.items() if not isinstance(data[k], kind)]
     if not bad and (not _TARGET.keys() <= target.keys() or not all(isinstance(target[k], kind) for k, kind in _TARGET.items())):
         bad = ["target"]
-    if bad or data["status"] not in STATUSES or not all(type(n) is int and n > 0 for n in data["samples_ns"]):
-        raise ModelError(f"field {(bad or ['status or samples_ns'])[0]} does not hold what it should")
+    beside = data.get("base_ns", [])
+    if not isinstance(beside, list):
+        bad = ["base_ns"]
+    if bad or data["status"] not in STATUSES or not all(type(n) is int and n > 0 for n in (*data["samples_ns"], *beside)):
+        raise ModelError(f"field {(bad or ['status, samples_ns or base_ns'])[0]} does not hold what it should")
     caches = tuple(int(n) for n in target["caches"] if isinstance(n, int))
     hardware = Hardware(target["triple"], target["cpu"], target["features"], target["cores"], caches)
-    fields = {k: data[k] for k in _FIELDS} | {"target": hardware, "samples_ns": tuple(data["samples_ns"])}
+    fields = {k: data[k] for k in _FIELDS} | {"target": hardware, "samples_ns": tuple(data["samples_ns"]),
+                                                  "base_ns": tuple(beside)}
     return Record(**fields)
 
 
@@ -238,6 +256,19 @@ def groups(records: Iterable[Record]) -> dict[Group, list[Record]]:
     return out
 
 
+def least_own(records: Iterable[Record]) -> float:
+    """The least time of the compiler's own schedule, ns, by any of a group's records; 0 where none says."""
+    found = [r for r in records if r.ok and not r.of_model]
+    return min([*(r.ns for r in found if not r.schedule), *(float(min(r.base_ns)) for r in found if r.base_ns)], default=0.0)
+
+
+def best_of(records: Sequence[Record]) -> tuple[Record, float]:
+    """The best of a group's records that went well, of which there must be one, and how many times faster than the compiler's own
+    schedule it is: 0 where that is not known."""
+    own = least_own(records)
+    return max(((r, r.gain(own) if r.schedule else 1.0) for r in records), key=lambda x: (x[1], -x[0].ns))
+
+
 def merged(logs: Iterable[Sequence[Record]]) -> list[Record]:
     """All records once, in the order of their times."""
     seen = {r.line(): r for log in logs for r in log}
@@ -249,8 +280,9 @@ def pruned(records: Sequence[Record], keep: int = 1) -> list[Record]:
     and losers go, so tuning from a pruned log may try them again."""
     kept: set[int] = set()
     for found in groups(records).values():
-        good = sorted((r for r in found if r.ok and r.schedule and not r.of_model), key=lambda r: r.ns)
         own = [r for r in found if not r.schedule and not r.of_model]
+        least = least_own(found)
+        good = sorted((r for r in found if r.ok and r.schedule and not r.of_model), key=lambda r: (-r.gain(least), r.ns))
         decided = [r for r in found if r.of_model]
         kept |= {id(r) for r in (*good[:keep], *own[-1:], *decided[-1:])}
     wanted = {key for r in records if r.of_model and id(r) in kept for key in decisions(r).items()}

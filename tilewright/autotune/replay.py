@@ -29,7 +29,7 @@ from ..compiler.schedule.source import Choice, Decision, Open, Wanted
 from ..errors import InputError, ScheduleError
 from ..ir.loops import Scheduled
 from .extract import tasks_of_lowered
-from .log import Hardware, Record, Steps, TuningLog, decisions
+from .log import Hardware, Record, Steps, TuningLog, best_of, decisions
 from .schedules import primitive, scheduled, space_of
 from .site import option_of, site_tasks
 from .task import Task, model_text, task_of
@@ -73,14 +73,13 @@ class LogSource:
                 return _way(site, json.loads(steps[found]), "decided for a model")
         records = self._of_task.get(found, [])
         mine = [r for r in records if r.ok and r.target.kind == kind and r.threads == threads]
-        own = min((r.ns for r in mine if not r.schedule), default=0.0)
-        if not own:
+        if not any(not r.schedule for r in mine):
             there = "records of other processors or other numbers of threads only" if records else ""
             return Decision(site.default, "rejected" if records else "missing", there)
-        best = min(mine, key=lambda r: r.ns)
-        if best.ns * MARGIN > own:
+        best, gain = best_of(mine)
+        if gain < MARGIN:
             return _way(site, [], f"none of {len(mine)} records beats it by {MARGIN - 1:.0%}")
-        return _way(site, best.schedule, f"{own / best.ns:.2f} times as fast")
+        return _way(site, best.schedule, f"{gain:.2f} times as fast")
 
     def records_of(self, task: Task) -> list[Record]:
         return self._of_task.get(task.hash, [])
@@ -115,11 +114,10 @@ def choose(task: Task, records: Sequence[Record], decided: tuple[Steps, str] | N
         steps, whence = decided
         return _apply(task, steps, whence if steps else f"{whence}: the compiler's own schedule was not beaten")
     if mine:
-        own = min((r.ns for r in mine if not r.schedule), default=0.0)
-        best = min(mine, key=lambda r: r.ns)
-        if own and best.ns * MARGIN > own:
+        best, gain = best_of(mine)
+        if 0 < gain < MARGIN:
             return _apply(task, [], f"the compiler's own schedule: none of {len(mine)} records beats it by {MARGIN - 1:.0%}")
-        return _apply(task, best.schedule, f"{best.ns / 1e3:.3g} µs" + (f", {own / best.ns:.2f} times the compiler's own" if own else ""))
+        return _apply(task, best.schedule, f"{best.ns / 1e3:.3g} µs" + (f", {gain:.2f} times the compiler's own" if gain else ""))
     if near := [r for r in good if r.schedule and Hardware.of(task.target).triple == r.target.triple]:
         return _adapt(task, near)
     if good:
@@ -150,7 +148,7 @@ def _adapt(task: Task, records: Sequence[Record]) -> tuple[Choice, Steps]:
     for r in records:
         groups.setdefault((r.target.kind, r.threads), []).append(r)
     for found in reversed(groups.values()):  # the newest machine first
-        best = min(found, key=lambda r: r.ns)
+        best, _ = best_of(found)
         s = _repaired(task, best.schedule)
         where = f"{best.target.cpu}, {best.threads} threads"
         if s is None:

@@ -4,7 +4,7 @@
     ceiling.share(task.work, seconds)      # 1: as fast as arithmetic or data allow, whichever needs more time
 
 The rates are measured in the same run as the kernels, because clocks drift: multiply-adds from registers, and bytes from the
-second-level cache and from memory. Candidates are timed with their operands where the run before left them, so a task whose operands
+second-level cache and from memory. They are what a core does undisturbed, so kernels count with the least time ever seen. Candidates are timed with their operands where the run before left them, so a task whose operands
 fit into that cache is held against its rate (Williams, Waterman & Patterson 2009, with a roof for each level).
 """
 from __future__ import annotations
@@ -60,7 +60,8 @@ def cells(s: TaskState, ceiling: Ceiling | None) -> tuple[str, str, str]:
     """GFLOP/s, GB/s, share of the roofline; by the default, and where another schedule was found by the best one."""
     if ceiling is None or not s.known or isinstance(s.task, SiteTask):
         return "", "", ""
-    w, times = s.task.work, [s.default] if s.best <= 1 else [s.default, s.seconds]
+    least = min(s.least, s.default)
+    w, times = s.task.work, [least] if s.best <= 1 else [least, least / s.best]
     return (" -> ".join(f"{w.flops / t / 1e9:.1f}" for t in times), " -> ".join(f"{w.bytes / t / 1e9:.1f}" for t in times),
             " -> ".join(f"{ceiling.share(w, t):.0%}" for t in times))
 
@@ -77,8 +78,8 @@ def sentence(states: Sequence[TaskState], ceiling: Ceiling | None) -> list[str]:
     for name, some in groups.items():
         total = sum(s.share for s in some)
         if total:
-            before = sum(ceiling.share(s.task.work, s.default) * s.share for s in some) / total
-            after = sum(ceiling.share(s.task.work, s.seconds) * s.share for s in some) / total
+            before = sum(ceiling.share(s.task.work, min(s.least, s.default)) * s.share for s in some) / total
+            after = sum(ceiling.share(s.task.work, min(s.least, s.default) / s.best) * s.share for s in some) / total
             out.append(f"where {name} ({total / sum(s.share for s in known):.0%} of the kernels' time), the compiler's own schedules reach "
                        f"{before:.0%} of the roofline, the best found {after:.0%}")
     return out

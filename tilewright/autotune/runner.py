@@ -1,7 +1,7 @@
 """Runs candidates: `python -m tilewright.autotune.runner [--memory MIB] [--cold] < requests > replies`, pinned by its parent.
 
     {"op": "task", "task", "workload", "target", "threads", "seed"} + the default's object    -> {"base_ns": […]} or {"error"}
-    {"op": "trial", "task", "best", "budget"} + a candidate's object                          -> {"samples_ns", "base_ns"} or {"wrong"}
+    {"op": "trial", "task", "best", "least", "budget"} + a candidate's object                 -> {"samples_ns", "base_ns"} or {"wrong"}
 
 Machine code that was never run before runs here and nowhere else. Whatever it does to this process, the parent sees it end
 and says which candidate it was. A candidate's times count only when its output is right, the bytes around its buffers are
@@ -30,6 +30,7 @@ from ..ir.expr import Buffer
 from ..ir.loops import Pack
 from .built import DRIVE, Built
 from .check import DRAWS, Arrays, Expected, against_meaning, expected, jittered, make_inputs, usable
+from .samples import by_turns
 from .task import Task, parse_workload
 from .wire import Closed, Header, receive, send
 
@@ -37,10 +38,6 @@ GUARD = 256            # bytes before and after each buffer that no candidate ma
 MOST_TASKS = 4         # kept with their inputs; the one used longest ago goes
 MOST_PACKED = 6        # layouts of weights kept for a task
 SAMPLE_NS = 60_000     # that a sample lasts at least, by repetition
-SAMPLES = 8            # of a candidate that is not clearly slower than the best so far
-HOPELESS = 1.3         # times the best so far: two samples say enough
-DISTURBED = 1.15       # times the default's least time so far: something else ran, samples are taken until it is gone
-PATIENCE = 4           # times SAMPLES at most, then
 OVER_MEMORY = 78       # exit code
 _GUARD_BYTE = 0xA5
 _PIECE = 1 << 16
@@ -193,20 +190,19 @@ class Bench:
         if code.repeats > 1:
             code.sample()
 
-    def times(self, code: Code, best: float, budget_ns: int) -> tuple[list[int], list[int]]:
-        """Samples of a candidate and of the default, by turns. `best`: of default's time over the time of the best candidate
-        so far. One that is clearly slower gets two samples."""
+    def times(self, code: Code, best: float, least: int, budget_ns: int) -> tuple[list[int], list[int]]:
+        """Samples of a candidate and of the default, by turns. best: how many times faster than the default the best candidate so
+        far is. least: the default's least time so far, ns, in this process or before."""
         self._settle(code)
-        samples, base, stop = [], [], time.perf_counter_ns() + budget_ns
-        while len(samples) < SAMPLES or (min(base) > DISTURBED * self.base_ns and len(samples) < PATIENCE * SAMPLES):
-            for c, into in ((self.base, base), (code, samples)):
-                if self._flush is not None:
-                    self._flush += 1
-                into.append(c.sample())
-            if len(samples) >= 2 and (time.perf_counter_ns() > stop or min(samples) * best > min(base) * HOPELESS):
-                break
-        self.base_ns = min(self.base_ns, *base)
-        return samples, base
+        self.base_ns = min(self.base_ns, least)
+        samples, beside = by_turns(self.base, code, best, self.base_ns, budget_ns, None if self._flush is None else self._sweep)
+        self.base_ns = min(self.base_ns, *beside)
+        return samples, beside
+
+    def _sweep(self) -> None:
+        """Empties the caches."""
+        assert self._flush is not None
+        self._flush += 1
 
 
 def _aligned(a: np.ndarray) -> np.ndarray:
@@ -244,7 +240,7 @@ class Runner:
         code = bench.code(built)
         if found := bench.wrong(code):
             return {"wrong": found}
-        samples, base = bench.times(code, cast(float, r["best"]), int(cast(float, r["budget"]) * 1e9))
+        samples, base = bench.times(code, cast(float, r["best"]), cast(int, r["least"]), int(cast(float, r["budget"]) * 1e9))
         return {"samples_ns": samples, "base_ns": base}
 
 

@@ -87,12 +87,14 @@ class Point:
 
 @dataclass
 class TaskState:
-    """What is known of a task so far. best: default's time over that of the best schedule. default: seconds."""
+    """What is known of a task so far. best: default's time over that of the best schedule. default: seconds, in its own trial; least:
+    the least ever seen, which is what the machine does when nothing else runs."""
 
     task: Task
     search: Search
     points: list[Point] = field(default_factory=list)
     default: float = float("nan")
+    least: float = float("inf")
     best: float = 1.0
     steps: Steps = field(default_factory=list)
     good: list[tuple[float, Steps]] = field(default_factory=list)  # (speedup, steps) of all trials that went well
@@ -179,6 +181,8 @@ class Session:
 
     def _take(self, s: TaskState, steps: Steps, result: Result, d: Decisions | None) -> None:
         """Tells search and scheduler of a result."""
+        if result.ok and result.nominal_ns:
+            s.least = min(s.least, result.nominal_ns * 1e-9)
         if steps:
             if d is None:
                 d = _decisions(s.task, steps)
@@ -265,7 +269,7 @@ class Session:
             if not f.cancelled():
                 found.append((s, d, steps, f.result()))
         self.log.append(record(s.task.hash, s.task.workload, r.target or s.task.target, s.task.threads, steps, r.status, r.samples_ns,
-                               r.error, self.seed) for s, _, steps, r in found)
+                               r.error, self.seed, r.base_ns) for s, _, steps, r in found)
         for s, d, steps, r in found:
             s.points.append(Point(steps, r.status, r.speedup, s.search.predicted(d) if d else None, self.elapsed))
             if r.target is None or Hardware.of(r.target).kind == Hardware.of(s.task.target).kind:
@@ -274,11 +278,11 @@ class Session:
 
 
 def _result_of(r: Record, default: float) -> Result:
-    """A record as a result: relative to the default's record, for want of samples taken beside it."""
+    """A record as a result: relative to the default's record where it has no samples taken beside it."""
     if not r.ok or math.isnan(default):
         return Result(r.status if not r.ok else "ok", (), r.error)
     ns = max(1, int(default * 1e9))
-    return Result("ok", r.samples_ns, None, (ns,), ns)
+    return Result("ok", r.samples_ns, None, r.base_ns or (ns,), ns)
 
 
 def _steps(task: Task, d: Decisions) -> Steps:

@@ -100,14 +100,14 @@ def _records(path: Path) -> list[Record]:
 @logs.command()
 def show(log: Log, task: Annotated[str, typer.Option(help="only tasks whose hash starts like this")] = "") -> None:
     """Lists the tasks of a log: trials, failures, the best time and the compiler's own."""
-    from ..autotune.log import groups
+    from ..autotune.log import best_of, groups
     rows = []
     for (name, kind, threads), found in groups(r for r in _records(log) if r.task.startswith(task)).items():
         good, own = [r for r in found if r.ok], min((r.ns for r in found if r.ok and not r.schedule), default=0.0)
-        best = min((r.ns for r in good), default=0.0)
+        best, gain = best_of(good) if good else (None, 0.0)
         what = "whole model" if found[0].of_model else _head(found[0])
         rows.append((name[:8], kind[1], str(threads), str(len(found)), str(len(found) - len(good)), duration(own / 1e9) if own else "",
-                     duration(best / 1e9) if best else "", f"x{own / best:.2f}" if own and best else "", what))
+                     duration(best.ns / 1e9) if best else "", f"x{gain:.2f}" if gain else "", what))
     table(("task", "cpu", "threads", "trials", "failed", "own", "best", "gain", "what"), rows, numbers=(2, 3, 4, 5, 6, 7))
 
 
@@ -120,11 +120,11 @@ def _head(r: Record) -> str:
 @logs.command()
 def best(log: Log) -> None:
     """Prints the best record of each task, processor and number of threads, one JSON object a line."""
-    from ..autotune.log import groups
+    from ..autotune.log import best_of, groups
     for found in groups(_records(log)).values():
         good = [r for r in found if r.ok]
         if good:
-            typer.echo((found[-1] if found[0].of_model else min(good, key=lambda r: r.ns)).line())
+            typer.echo((found[-1] if found[0].of_model else best_of(good)[0]).line())
 
 
 @logs.command()
