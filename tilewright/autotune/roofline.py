@@ -4,8 +4,9 @@
     ceiling.share(task.work, seconds)      # 1: as fast as arithmetic or data allow, whichever needs more time
 
 The rates are measured in the same run as the kernels, because clocks drift: multiply-adds from registers, and bytes from the
-second-level cache and from memory. They are what a core does undisturbed, so kernels count with the least time ever seen. Candidates are timed with their operands where the run before left them, so a task whose operands
-fit into that cache is held against its rate (Williams, Waterman & Patterson 2009, with a roof for each level).
+second-level cache and from memory. They are what a core does undisturbed, so kernels count with the least time ever seen. Candidates are
+timed with their operands where the run before left them, so a task whose operands fit into that cache is held against its rate (Williams,
+Waterman & Patterson 2009, with a roof for each level).
 """
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..backends.peak import f32_peak, memory_bandwidth
+from ..backends.peak import f32_peak, memory_bandwidth, read_bandwidth
 from ..backends.target import Target
 from ..compiler.work import Work
 from .site import SiteTask
@@ -53,7 +54,8 @@ def measure(target: Target, threads: int) -> Ceiling:
     """About a third of a second, on one thread. The machine must be able to run the target's code."""
     loop, cache = f32_peak(target), target.l2 or LEAST_CACHE
     flops = 1e9 * max(loop.gflops(BURST_SECONDS) for _ in range(BURSTS))
-    return Ceiling(threads * flops, threads * memory_bandwidth(cache // 4), memory_bandwidth(), cache * threads)
+    near, far = (max(memory_bandwidth(n), read_bandwidth(target, n)) for n in (cache // 4, 64 << 20))
+    return Ceiling(threads * flops, threads * near, far, cache * threads)
 
 
 def cells(s: TaskState, ceiling: Ceiling | None) -> tuple[str, str, str]:

@@ -61,6 +61,54 @@ def memory_bandwidth(size: int = 64 << 20, seconds: float = 0.1) -> float:
     return best
 
 
+def read_bandwidth(target: Target, size: int, seconds: float = 0.05) -> float:
+    """Bytes a second that one core reads from the cache that `size` bytes fit into, or from memory: the best pass in about `seconds`.
+
+    Emits:  for i in n: a[k] = a[k] ^ data[8 * i + k]   for each k < 8   (whole vectors)
+    """
+    step = 8 * target.vector_bytes
+    data, n = np.ones(size // 4 + step, np.uint32), max(1, size // step)  # zeros would be one page of memory, again and again
+    start = data.ctypes.data + -data.ctypes.data % target.vector_bytes
+    library = load([compile_ir(_reader(target), target)], ["read"], target)
+    run = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64)(library.address("read"))
+    best, stop = 0.0, time.perf_counter() + seconds
+    passes = max(1, (1 << 20) // size)  # so that reading the clock does not count
+    while best == 0.0 or time.perf_counter() < stop:
+        begin = time.perf_counter()
+        for _ in range(passes):
+            run(start, n)
+        best = max(best, passes * n * step / (time.perf_counter() - begin))
+    return best
+
+
+def _reader(target: Target) -> str:
+    lanes = target.vector_bytes // 4
+    vec = f"<{lanes} x i32>"
+    phis = "\n".join(f"  %a{k} = phi {vec} [ zeroinitializer, %entry ], [ %b{k}, %loop ]" for k in range(8))
+    body = "\n".join(f"  %p{k} = getelementptr {vec}, ptr %p, i64 {k}\n  %v{k} = load {vec}, ptr %p{k}\n  %b{k} = xor {vec} %a{k}, %v{k}"
+                     for k in range(8))
+    total = "\n".join(f"  %t{k} = xor {vec} {'zeroinitializer' if k == 0 else f'%t{k - 1}'}, %b{k}" for k in range(8))
+    return f"""
+target triple = "{target.triple}"
+define i32 @read(ptr %data, i64 %n) "prefer-vector-width"="{8 * target.vector_bytes}" {{
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %p = phi ptr [ %data, %entry ], [ %q, %loop ]
+{phis}
+{body}
+  %q = getelementptr {vec}, ptr %p, i64 8
+  %next = add i64 %i, 1
+  %more = icmp ult i64 %next, %n
+  br i1 %more, label %loop, label %done
+done:
+{total}
+  %r = extractelement {vec} %t7, i32 0
+  ret i32 %r
+}}"""
+
+
 def _loop(target: Target, lanes: int, chains: int) -> str:
     vec = f"<{lanes} x float>"
     multiply_add = (
