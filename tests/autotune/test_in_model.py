@@ -76,7 +76,7 @@ class Call:
 def test_whole_calls_by_turns(other: float, gain: float) -> None:
     rng = random.Random(0)
     pair: list[Executable] = [Call(0.010, rng), Call(other, rng)]  # type: ignore[list-item]
-    found = compare(*pair, [], 10.0, clock=lambda: Call.now)
+    found = compare(pair[0], pair[1], [], 10.0, clock=lambda: Call.now)
     assert found.gain == pytest.approx(gain, abs=0.02)
     assert found.quiet == pytest.approx(gain, abs=0.02)
     assert found.second == pytest.approx(other)
