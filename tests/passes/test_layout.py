@@ -158,3 +158,39 @@ def test_groups_and_the_maps_after_them_are_one_kernel(channels: int, width: int
     labels = [x.label for x in fuse(g).groups]
     if op == "conv_grouped" or images == 1 and width % 16 == 0:
         assert any(x.startswith(f"{op}+relu+mul") for x in labels), labels
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("flat", [False, True], ids=["image", "points"])
+def test_channels_behind_points_are_written_there(flat: bool, batch: int) -> None:
+    """What convolutions hand to layer norms and products over channels needs no copy; of more images, the blocks are not copied twice."""
+    b, x, rng = start(batch, 16, 5, 3)
+    y = b.op("relu", conv(b, x, 32, rng, 3))
+    y = b.op("transpose", b.op("reshape", y, shape=(batch, 32, 15)), perm=(0, 2, 1)) if flat else b.op("transpose", y, perm=(0, 2, 3, 1))
+    scale, shift = b.weight("s", rng.standard_normal(32).astype("f4")), b.weight("b", rng.standard_normal(32).astype("f4"))
+    y = b.op("layer_norm", y, scale, shift, axes=(y.type.rank - 1,), epsilon=1e-5)
+    g = laid_out(b.graph([y]))
+    assert "from_blocked" not in ops(g)
+    kinds = roles(g)
+    assert kinds["transpose"] == "view" and kinds["reshape"] == "view"
+
+
+@pytest.mark.parametrize("channels", [24, 32])
+def test_other_readers_of_channels_behind_points(channels: int) -> None:
+    """Blocks that channels do not fill, readers of the plain image, signals, and batches on the last dimension."""
+    b, x, rng = start(1, 16, 4, 6)
+    y = conv(b, x, channels, rng)
+    points = b.op("reshape", y, shape=(1, channels, 24))
+    moved = b.op("transpose", points, perm=(0, 2, 1))
+    outs = [moved, b.op("relu", b.op("transpose", points, perm=(2, 0, 1))), b.op("transpose", y, perm=(3, 2, 0, 1)),
+            b.op("transpose", y, perm=(0, 1, 3, 2)), b.op("add", y, y)]
+    g = laid_out(b.graph(outs))
+    assert ops(g).count("from_blocked") == 2  # of the convolution and of the sum
+
+
+def test_signals_hand_on_their_channels() -> None:
+    b, x, rng = start(2, 16, 21)
+    w = b.weight("w", rng.standard_normal((32, 16, 3)).astype("f4"))
+    y = b.op("conv", x, w, strides=(2,), pads=(1, 1), dilations=(1,), groups=1)
+    g = laid_out(b.graph([b.op("exp", b.op("transpose", y, perm=(0, 2, 1)))]))
+    assert "from_blocked" not in ops(g)

@@ -52,6 +52,10 @@ class _Layouts:
     def __init__(self, g: Graph, target: Target, strict: bool, threads: int, sites: Sites):
         self.g, self.c, self.strict = g, max(4, target.vector_bytes // 4), strict
         self.target, self.threads, self.sites = target, threads, sites
+        self.readers: dict[str, list[Node]] = {}
+        for n in g.nodes:
+            for v in n.operands:
+                self.readers.setdefault(v.name, []).append(n)
         self.blocked: dict[str, Value] = {}
         self.made_plain: dict[str, Value] = {}
         self.virtual: dict[str, Value] = {}  # plain values that exist only as blocked ones so far
@@ -125,6 +129,8 @@ class _Layouts:
         x = ins[0]
         if n.op == "from_blocked" and x is not None and x.type.shape[-1] == self.c:
             return self._new(n, x, b)
+        if n.op == "transpose" and x is not None and x.name in self.images:
+            return self._rows(n, x, b)
         if not any(v is not None and v.name in self.virtual for v in ins):
             if n.op in POOLS and x is not None and isinstance(n.attrs, WindowAttrs) and self._skips(n.attrs, x.type):
                 return self._new(n, self._pool(n, self.to_blocked(x, b), b), b)
@@ -133,6 +139,8 @@ class _Layouts:
             return self._map(n, ins, b)
         if x is None or x.name not in self.virtual:
             return self._concat(n, ins, b) if n.op == "concat" else None
+        if n.op in ("reshape", "transpose"):
+            return self._rows(n, x, b)
         xb = self.blocked[x.name]
         match n.op:
             case "to_blocked" if n.attrs.block == self.c:  # type: ignore[attr-defined]
@@ -161,6 +169,32 @@ class _Layouts:
             case "resample" if n.attrs.axis in (2, 3) and not any(v is not None and v.name in self.virtual for v in ins[1:]):  # type: ignore[attr-defined]
                 return self._new(n, b.emit("resample", [xb, *ins[1:]], n.attrs)[0], b)
         return None
+
+    def _rows(self, n: Node, x: Value, b: GraphBuilder) -> Sequence[Value] | None:
+        """Channels moved behind the points of an image, [N, H, W, C] or [N, H*W, C]: one copy of whole blocks of channels, straight from
+        the blocks. An image whose points become one dimension in between is one of height 1."""
+        out, image = n.outputs[0].type, self.images.get(x.name, x)
+        batch, blocks, height, width, c = self.blocked[image.name].type.shape
+        if image.name not in self.virtual or image.type.shape[1] != blocks * c:
+            return None
+        if n.op == "reshape":
+            readers = self.readers.get(n.outputs[0].name, ())
+            if out.shape != (batch, blocks * c, height * width) or not readers or not all(_moves_channels(r) for r in readers):
+                return None
+            flat = Value(b.fresh(n.outputs[0].name + ".image"), TensorType(out.dtype, (batch, blocks * c, 1, height * width)))
+            self.virtual[flat.name] = self.blocked[flat.name] = b.op(
+                "reshape", self.blocked[image.name], shape=(batch, blocks, 1, height * width, c))
+            new = Value(b.fresh(n.outputs[0].name + ".plain"), out)
+            self.images[new.name] = flat
+            return (new,)
+        if not _moves_channels(n) or batch * height * width == 1:
+            return None
+        apart = self.blocked[image.name]
+        if x.type.rank == 3:
+            apart = b.op("reshape", apart, shape=(batch, blocks, height * width, c))
+        *points, _ = n.attrs.perm  # type: ignore[attr-defined]
+        moved = b.op("transpose", apart, perm=(*points, 1, x.type.rank))
+        return (b.op("reshape", moved, shape=out.shape),)
 
     def _signal(self, n: Node, ins: tuple[Value | None, ...], b: GraphBuilder) -> Sequence[Value] | None:
         """A convolution of 1-D signals, or a map of its results, as one of images of height 1 that stay in blocks."""
@@ -419,6 +453,11 @@ class _Layouts:
         w5, b2 = self._grouped(w, bias, g, w.type.shape[0] // g, b)
         y = b.op("conv_direct", xi, w5, b2, strides=a.strides, dilations=a.dilations)
         return (b.op("reshape", y, shape=out.shape) if g > 1 else y,)
+
+
+def _moves_channels(n: Node) -> bool:
+    """Whether `n` makes the second dimension of an image or a signal the last."""
+    return n.op == "transpose" and n.attrs.perm[-1] == 1 and len(n.attrs.perm) in (3, 4)  # type: ignore[attr-defined]
 
 
 def by_groups(v: Value | None, inner: tuple[int, ...], b: GraphBuilder) -> Value | None:
