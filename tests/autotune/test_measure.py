@@ -168,6 +168,13 @@ def test_cancelled_trials_are_not_built() -> None:
     assert all(f.done() for f in futures)
 
 
+@pytest.mark.parametrize(("shape", "far"), [((16, 384, 1536), True), ((16, 64, 64), False), ((4096, 384, 1536), False)],
+                         ids=["weights", "few", "activations"])
+def test_large_weights_are_not_where_the_last_run_left_them(shape: tuple[int, int, int], far: bool) -> None:
+    from tilewright.autotune.runner import mostly_weights
+    assert mostly_weights(task(matmul(*shape)), 2 << 20) is far
+
+
 def test_speedup_and_drift() -> None:
     r = Result("ok", (200, 100, 210), None, (300, 320, 315), nominal_ns=240)
     assert r.speedup == 1.5  # of the pairs; one sample was lucky

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import os
 import threading
 import time
@@ -37,6 +38,7 @@ from .wire import Closed, Header, receive, send
 GUARD = 256            # bytes before and after each buffer that no candidate may touch
 MOST_TASKS = 4         # kept with their inputs; the one used longest ago goes
 MOST_PACKED = 6        # layouts of weights kept for a task
+FAR_PART = 4           # weights of more than this part of the second-level cache are not there when a model comes to them again
 SAMPLE_NS = 60_000     # that a sample lasts at least, by repetition
 OVER_MEMORY = 78       # exit code
 _GUARD_BYTE = 0xA5
@@ -122,7 +124,7 @@ class Bench:
         self._references(base, seed)
         self.sums = [m.checksum() for m in self.inputs]
         self._settle(self.base)
-        self.base_ns = min(self.base.sample() for _ in range(5))
+        self.base_ns = min(self._sample(self.base) for _ in range(5))
 
     def _references(self, base: Built, seed: int) -> None:
         p, rng = self.task.program, np.random.default_rng(seed + 1)
@@ -199,10 +201,23 @@ class Bench:
         self.base_ns = min(self.base_ns, *beside)
         return samples, beside
 
+    def _sample(self, code: Code) -> int:
+        if self._flush is not None:
+            self._sweep()
+        return code.sample()
+
     def _sweep(self) -> None:
         """Empties the caches."""
         assert self._flush is not None
         self._flush += 1
+
+
+def mostly_weights(task: Task, cache: int) -> bool:
+    """Whether a kernel reads weights more than anything else, and so many that they are not in the second-level cache, of `cache`
+    bytes, when their model comes to them again: it is timed with that cache emptied, or kernels that do not fetch ahead look good."""
+    sizes = {b.name: 0 if 0 in b.shape else b.dtype.bytes * math.prod(b.shape) for b in (*task.program.inputs, *task.program.outputs)}
+    weights = sum(sizes[name] for name in task.packable)
+    return weights > max(cache // FAR_PART, sum(sizes.values()) - weights)
 
 
 def _aligned(a: np.ndarray) -> np.ndarray:
@@ -219,7 +234,8 @@ class Runner:
     def __init__(self, cold: bool) -> None:
         self._benches: OrderedDict[str, Bench] = OrderedDict()
         host = Target.host()
-        self._flush = np.zeros(max(2 * host.l2, 4 << 20), np.uint8) if cold else None
+        self._cold, self._cache = cold, host.l2 or 1 << 20
+        self._flush = np.zeros(max(2 * host.l2, 4 << 20), np.uint8)
 
     def answer(self, r: Header, blobs: list[bytes]) -> Header:
         key = cast(str, r["task"])
@@ -229,7 +245,8 @@ class Runner:
             while len(self._benches) >= MOST_TASKS:
                 self._benches.popitem(last=False)
             task = parse_workload(cast(str, r["workload"]), target, cast(int, r["threads"]))
-            bench = Bench(task, built, cast(int, r["seed"]), self._flush)
+            cold = self._cold or mostly_weights(task, self._cache)
+            bench = Bench(task, built, cast(int, r["seed"]), self._flush if cold else None)
             if bench.problem is None:
                 self._benches[key] = bench
             return {"base_ns": bench.base_ns, "error": bench.problem}
