@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.compiler.programs import random_inputs, run_native
+from tests.compiler.test_windows import program as windows
 from tilewright.autotune.extract import tasks_of
 from tilewright.autotune.features import FEATURES, Features
 from tilewright.autotune.space import Decisions, Space, schedule_key
@@ -48,11 +49,13 @@ def _attention() -> GraphBuilder:
 def task(sketch: str) -> Task:
     if sketch == "strips":
         return _convolution()
+    if sketch == "windows":
+        return task_of(Wanted(windows(), frozenset({"w"})), Target.host(), 1)
     b = _attention()
     return tasks_of(b.graph(b.nodes[-1].outputs), Options(Target.host(), 1))[0]
 
 
-@pytest.mark.parametrize("sketch", ["strips", "attention"])
+@pytest.mark.parametrize("sketch", ["strips", "attention", "windows"])
 def test_points_are_right(sketch: str) -> None:
     t = task(sketch)
     space = Space(t)

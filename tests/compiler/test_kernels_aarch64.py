@@ -8,12 +8,14 @@ import numpy as np
 
 from tests.compiler.programs import PROGRAMS, matmul_relu, program_inputs, random_inputs
 from tests.compiler.test_random_schedules import check
+from tests.compiler.test_windows import program as windows
 from tests.machines import LONG, CCall, need, run_calls
 from tilewright.backends.llvm.emit import emit_kernel, parallel_extent, workspace_bytes
 from tilewright.backends.llvm.jit import compile_ir
 from tilewright.backends.target import Target
 from tilewright.compiler.schedule.default import default_schedule
 from tilewright.compiler.schedule.random import random_schedule
+from tilewright.compiler.schedule.windows import Strips, schedule_windows
 from tilewright.ir.expr import Buffer
 from tilewright.ir.interpreter import run_program
 from tilewright.ir.loops import Scheduled
@@ -62,4 +64,13 @@ def test_microkernels(tmp_path: Path) -> None:
     for p in programs:
         drawn = (random_schedule(p, seed, w) for seed in range(200))
         cases += [(p.name, p, s) for s in drawn if any(st.tensorize is not None for st in s.stages)][:3 * SEEDS if LONG else 3]
+    run(cases, tmp_path)
+
+
+def test_depthwise_convolutions_in_strips(tmp_path: Path) -> None:
+    p, cases = windows(), []
+    for cut in (Strips(1, 1), Strips(2, 1), Strips(3, 2), Strips(5, 2)):
+        s = schedule_windows(p, TARGET, frozenset({"w"}), cut)
+        assert s is not None
+        cases.append((str(cut), p, s))
     run(cases, tmp_path)

@@ -110,7 +110,7 @@ def lower_graph(graph: Graph, options: Options) -> Lowered:
     sites = Sites(options.schedules, options.target, options.threads)
     graph = pipeline.run(graph, passes_for(options.target, options.strict, options.threads, sites), trace=trace)
     prepared = split_preparation(graph)
-    partition = fuse(prepared.main, sites, [v.name for v in prepared.parameters])
+    partition = fuse(prepared.main, sites, [v.name for v in prepared.parameters], options.target)
     views = plan_views(prepared.main, partition, len(prepared.parameters))
     kernels = lower(prepared.main, partition, views)
     views = with_loops(views, kernels)
@@ -210,7 +210,7 @@ def _bare(graph: Graph) -> Graph:
 
 def _job_key(s: Scheduled, target: Target) -> str:
     packs = ";".join(map(repr, s.packs))
-    stages = ";".join(f"{st.loops}{st.relations}{st.shared}{st.tensorize}{st.prefetch}" for st in s.stages)
+    stages = ";".join(f"{st.loops}{st.relations}{st.shared}{st.tensorize}{st.prefetch}{st.inside or ''}" for st in s.stages)
     return f"{s.program}|{stages}|{packs}|{target.vector_bytes}"
 
 

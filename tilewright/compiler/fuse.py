@@ -19,10 +19,12 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..backends.target import Target
 from ..ir.graph import Graph, Node, Value
 from ..ir.kinds import Access, OpInfo, describe
 from ..ir.ops.pool import POOLS
 from .fuse_attention import join_attention
+from .fuse_windows import join_windows
 from .sites import Site, Sites, part
 
 MAX_EPILOGUE_NODES = 32
@@ -72,14 +74,17 @@ class _Cluster:
     why: list[str] = field(default_factory=list)
 
 
-def fuse(graph: Graph, sites: Sites | None = None, weights: Iterable[str] = ()) -> Partition:
+def fuse(graph: Graph, sites: Sites | None = None, weights: Iterable[str] = (),
+         target: Target | None = None) -> Partition:
     """The graph's groups in order of execution. `sites`: who chooses where the better way is not certain (default: the rules here).
-    `weights`: the inputs that follow from weights alone."""
+    `weights`: the inputs that follow from weights alone. `target`: whose caches groups may be made for."""
     f = _Fuser(graph, sites, frozenset(weights))
     f.epilogues("contraction")
     f.epilogues("reduce")
     f.rows()
     join_attention(f)
+    if target is not None:
+        join_windows(f, target)
     f.producers()
     f.siblings()
     return Partition(f.groups())

@@ -81,8 +81,8 @@ def lower_group(graph: Graph, group: Group, views: Views, role: Role, index: int
     cache = {} if cache is None else cache
     if key not in cache:
         program = _Lowering(group, inputs, literals, views).program("_".join(n.op for n in group.nodes)[:60])
-        # transforms by constant tables are scheduled by their axes as the op wrote them (schedule/transforms.py)
-        tabled = any(isinstance(x, (Rescue, Table)) for c in program.computes for x in walk(c.body))
+        # transforms by constant tables and images in strips are scheduled by their axes as the ops wrote them
+        tabled = group.kind == "strips" or any(isinstance(x, (Rescue, Table)) for c in program.computes for x in walk(c.body))
         cache[key] = program if tabled else collapse_axes(program)
     program = cache[key]
     names = {f"x{k}": v for k, v in enumerate(inputs)}
@@ -268,6 +268,7 @@ class _Lowering:
             inner = [self.defs[n] for n in dict.fromkeys(x.buffer.name for x in loads(d.body)) if n in self.defs]
             for s in inner:
                 readers.setdefault(s.name, []).append(d)
+                s.keep |= self._bordered(d)
             d.reduces = bool(reduces(d.body)) or any(s.reduces and not s.keep for s in inner)
             d.total = cost(d.body) + sum(s.total for s in inner if not s.keep)
         sinks: dict[str, set[str]] = {}
@@ -290,7 +291,13 @@ class _Lowering:
         (sink,) = sinks
         return not reduces(d.body) or holds.setdefault(sink, d.name) == d.name
 
+    def _bordered(self, d: _Def) -> bool:
+        """Whether `d` puts a border around an image that is made in strips: the border is made with their rows."""
+        return self.group.kind == "strips" and isinstance(d.body, Load)
+
     def _map_fits(self, d: _Def, readers: list[_Def], sinks: set[str]) -> bool:
+        if self._bordered(d):
+            return True
         if d.total <= CHEAP and len(loads(d.body)) <= 2 or len(sinks) == 1 and all(_reads_in_place(d, r) for r in readers):
             return True
         return sum(_evaluations(d, r) for r in readers) <= max(_points(d.axes), 1)

@@ -3,6 +3,7 @@
     convolution   a 3x3 convolution of stride 1: direct sums, or Winograd's with tiles of 2 or 4, in strips or step by step
     attention     matmul, softmax, matmul: one kernel or three
     epilogue      long maps after a contraction: in its registers, or a pass of their own
+    depthwise     a depthwise convolution and what makes its image: in strips of rows together, or one after the other
     pool          maps before a pool: computed in its windows, or a pass of their own
     siblings      contractions of one input: side by side, or one wider contraction
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .expr import Axis
+from .expr import Axis, Expr
 from .program import Compute, Program
 
 KINDS = ("serial", "parallel", "unroll", "vector")
@@ -38,18 +38,23 @@ class Loop:
 @dataclass(frozen=True, slots=True)
 class Split:
     """parent = outer * factor + inner. tail: "peel" keeps full blocks and one remainder, "balance" spreads the
-    remainder so that block sizes differ by at most one."""
+    remainder so that block sizes differ by at most one. edges: three blocks instead, of so many elements at the front and at
+    the back, and all between them."""
 
     parent: Axis
     outer: Axis
     inner: Axis
     tail: str = "peel"
+    edges: tuple[int, int] | None = None
 
     def segments(self, extent: int | None = None) -> tuple[tuple[int, int, int, int], ...]:
         """(first outer, number of outers, inner extent, parent's value at the first) for each run of equal blocks:
         for outer o in the run, parent = base + (o - first) * inner_extent + inner. `extent`: the parent's actual extent
         where it is itself an inner loop inside a remainder."""
         n, f = self.parent.extent if extent is None else extent, self.inner.extent
+        if self.edges is not None:
+            front, back = self.edges
+            return tuple(r for r in ((0, 1, front, 0), (1, 1, n - front - back, front), (2, 1, back, n - back)) if r[2])
         t = -(-n // f) if n else 0
         if self.tail == "balance":
             size, rem = divmod(n, max(t, 1))
@@ -81,6 +86,7 @@ class Stage:
     tensorize: index of the first loop of the microkernel (a function of its own), None: no microkernel.
     prefetch:  (buffer, loop) pairs: while a microkernel runs, it touches its share of what `buffer` gives the next
                iteration of `loop`, an outer loop. Changes time only.
+    inside:    (k, condition on loops[:k]): where it does not hold, elements are zeros and nothing is read.
     """
 
     compute: Compute
@@ -89,6 +95,7 @@ class Stage:
     shared: int = 0
     tensorize: int | None = None
     prefetch: tuple[tuple[str, str], ...] = ()
+    inside: tuple[int, Expr] | None = None
 
     def with_loops(self, loops: tuple[Loop, ...], *relations: Relation) -> Stage:
         return replace(self, loops=loops, relations=self.relations + relations)
@@ -142,6 +149,8 @@ def loops_text(s: Scheduled) -> str:
         splits = {r.outer: r for r in st.relations if isinstance(r, Split)}
         for k, x in enumerate(st.loops):
             if k >= st.shared:
+                if st.inside is not None and k == st.inside[0]:
+                    out.append("  " * depth + f"zeros unless {expr_text(st.inside[1])}")
                 if k == st.tensorize:
                     out += ["  " * depth + f"prefetch {name} of the next {over}" for name, over in st.prefetch]
                 ragged = ""

@@ -144,4 +144,5 @@ def _equal(sketch: Sketch, own: Scheduled) -> bool:
 
 def schedule_key(s: Scheduled) -> str:
     """Equal for equal schedules of programs with equal text."""
-    return f"{s.program}|{s.packs}|" + "|".join(f"{st.loops}{st.relations}{st.shared}{st.tensorize}{st.prefetch}" for st in s.stages)
+    return f"{s.program}|{s.packs}|" + "|".join(
+        f"{st.loops}{st.relations}{st.shared}{st.tensorize}{st.prefetch}{st.inside or ''}" for st in s.stages)

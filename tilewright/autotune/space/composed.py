@@ -1,4 +1,5 @@
-"""The spaces of programs that are scheduled as a whole: Winograd's convolution in strips, attention.
+"""The spaces of programs that are scheduled as a whole: Winograd's convolution in strips, attention, a depthwise
+convolution with what makes its image.
 
 What dominates them is contractions inside loops that all computes share; so the rules of contraction.py hold for the products of a
 strip, and of attention the block of queries that goes through all stages at once is open.
@@ -14,12 +15,14 @@ from ...compiler.schedule.contraction import default_contraction
 from ...compiler.schedule.contraction_nest import Choice, Roles, all_roles
 from ...compiler.schedule.legality import check_legal
 from ...compiler.schedule.strips import schedule_strips, strip_products
+from ...compiler.schedule.windows import Strips, schedule_windows, window_strips
 from ...errors import ScheduleError
 from ...ir.loops import Scheduled
 from ...ir.program import Program
 from .contraction import ContractionSketch
 from .knobs import Sketch, Value, knob
 
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 56)  # of results
 BLOCKS = (1, 2, 3, 4, 5, 6, 8)  # vectors of queries
 
 
@@ -56,12 +59,30 @@ class AttentionSketch(Sketch):
         return s
 
 
+class WindowsSketch(Sketch):
+    """rows: results of a strip. blocks: of channels that go together."""
+
+    def __init__(self, p: Program, target: Target, packable: frozenset[str], default: Strips, most: int, blocks: list[int]) -> None:
+        super().__init__("windows", [knob("rows", [n for n in ROWS if n <= most], default.rows, True),
+                                     knob("blocks", blocks, default.blocks, True)])
+        self.program, self.target, self._outer_packable = p, target, packable
+
+    def scheduled(self, values: tuple[Value, ...]) -> Scheduled:
+        """How strips share loops is beyond what the rules of legality describe."""
+        s = schedule_windows(self.program, self.target, self._outer_packable, Strips(cast(int, values[0]), cast(int, values[1])))
+        if s is None:
+            raise ScheduleError(f"{self.program.name} is no sum over windows of a convolution")
+        return s
+
+
 def composed_sketches(p: Program, target: Target, packable: frozenset[str]) -> list[Sketch]:
     """The sketch of such a program; none for other programs."""
     if any(0 in c.buffer.shape for c in p.computes):
         return []
     if (found := attention_vectors(p, target)) is not None:
         return [AttentionSketch(p, target, *found)]
+    if (windows := window_strips(p, target, packable)) is not None:
+        return [WindowsSketch(p, target, packable, *windows)]
     products = strip_products(p)
     if products is None:
         return []

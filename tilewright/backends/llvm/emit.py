@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from llvmlite import ir
 
-from ...ir.expr import Var
+from ...ir.expr import Expr, Var, wrap
 from ...ir.loops import Fuse, Loop, Scheduled, Stage
+from ...ir.program import Compute
 from ..target import Target
 from .builder import Builder
 from .emit_expr import I64T, PTR, Frame, vector_lanes
@@ -82,6 +83,7 @@ class _KernelEmitter(MicrokernelEmitter):
             else:
                 bases[name] = builder.gep(workspace, [ir.Constant(I64T, at)], inbounds=True, source_etype=ir.IntType(8))
         self.parallel = _parallel_steps(s)
+        self.parts: dict[int, tuple[Stage, Stage, Stage]] = {}  # of stages with a condition: with it, without it
 
     def text(self) -> str:
         self._stages(_filled(self.s.stages), 0)
@@ -112,6 +114,9 @@ class _KernelEmitter(MicrokernelEmitter):
         self.full = vector_lanes(st.compute.body, st.compute.buffer.dtype, self.target)
 
     def nest(self, st: Stage, k: int) -> None:
+        if st.inside is not None and st.inside[0] == k:
+            self._inside(st, k, st.inside[1])
+            return
         if st.tensorize == k and self._microkernel(st, k):
             return
         if k == len(st.loops):
@@ -121,6 +126,25 @@ class _KernelEmitter(MicrokernelEmitter):
             self._reduction(st, k)
         else:
             self._loop(st, k, lambda: self.nest(st, k + 1))
+
+    def _inside(self, st: Stage, k: int, condition: Expr) -> None:
+        """if condition: the nest from loop k on; else: zeros."""
+        if id(st) not in self.parts:
+            c = st.compute
+            zeros = Compute(c.buffer, c.axes, wrap(0, c.buffer.dtype))
+            rest = tuple(x for x in st.loops if not x.reduce)
+            # all are kept: microkernels are known by the identity of their stage
+            data = replace(st, inside=None)
+            self.parts[id(st)] = data, replace(data, compute=zeros, loops=rest, tensorize=None, prefetch=()), st
+        data, zeros, _ = self.parts[id(st)]
+        self.leaf = {}
+        if (truth := self.known(condition)) is not None:
+            self.nest(data if truth else zeros, k)
+            return
+        with self.b.if_else(self.value(condition)) as (yes, no):
+            for where, part in ((yes, data), (no, zeros)):
+                with where, self.frame.scope():
+                    self.nest(part, k)
 
     @staticmethod
     def _opens_tile(st: Stage, k: int) -> bool:

@@ -120,9 +120,11 @@ def _n_vectors(roles: Roles, lanes: int) -> int:
     return roles.n[-1].extent
 
 
-def choose_tile(roles: Roles, lanes: int, target: Target) -> Tile:
-    """The tile with the fewest estimated cycles over the whole contraction, ragged edges included."""
-    return min(_tiles(roles, lanes, target), key=lambda t: (_cycles(roles, t, lanes, target), -t.rows * t.columns * t.vectors))
+def choose_tile(roles: Roles, lanes: int, target: Target, even: bool = False) -> Tile:
+    """The tile with the fewest estimated cycles over the whole contraction, ragged edges included. even: its vectors divide
+    those of the n side."""
+    found = (t for t in _tiles(roles, lanes, target) if not even or _n_vectors(roles, lanes) % t.vectors == 0)
+    return min(found, key=lambda t: (_cycles(roles, t, lanes, target), -t.rows * t.columns * t.vectors))
 
 
 def _cycles(roles: Roles, t: Tile, lanes: int, target: Target) -> float:

@@ -9,11 +9,12 @@ from .contraction import schedule_contraction
 from .rows import schedule_rows
 from .strips import schedule_strips
 from .transforms import schedule_transform
+from .windows import schedule_windows
 
 
 def default_schedule(p: Program, target: Target, packable: frozenset[str] = frozenset()) -> Scheduled:
     """`packable` names the inputs that the caller can lay out beforehand (weights)."""
     if len(p.computes) == 1 and (s := schedule_contraction(p, target, packable)) is not None:
         return s
-    return (schedule_attention(p, target) or schedule_strips(p, target, packable) or schedule_transform(p, target)
-            or schedule_rows(p, target))
+    return (schedule_attention(p, target) or schedule_strips(p, target, packable) or schedule_windows(p, target, packable)
+            or schedule_transform(p, target) or schedule_rows(p, target))
