@@ -24,6 +24,7 @@ from .rows import access, lanes_of
 
 UNROLLED_FMAS = 64   # multiply-adds of straight-line code in a microkernel: hides loop overhead; 128 is no faster, and slow to compile
 REMOTE = 2            # cost of a byte that another thread wrote, in bytes of weights: threads keep their rows of activations
+FEW_TIMES = 8         # that the image is gone through
 FAR = 4096            # bytes between blocks of channels from which on no hardware prefetcher goes from one to the next
 NEAR_BLOCKS = 16      # of channels in one pass over a sum: the ways of a cache, where the blocks' places differ by a power of two
 PASS_TILES = 8        # of the narrow side that a pass goes over before the next one
@@ -66,7 +67,7 @@ def _choose(r: Roles, t: Tile, lanes: int, target: Target) -> Choice:
         roles=0, rows=t.rows, columns=t.columns, vectors=t.vectors, last=last, chunk=chunk, unroll=_unroll(t, min(chunk, r.k[last].extent)),
         order=_order(r, n_trips, m_trips, target), n_block=0, m_block=0, outer="n", keep=keep,
         fetch_wide=operand_bytes(r.wide) >= target.l2 // 8,
-        fetch_narrow=_fetches(r, keep, target), pack=True)
+        fetch_narrow=_fetches(r, keep, math.prod(n_trips), target), pack=True)
     if passes := _passes(r, last, target):
         tiles, blocks = math.prod(n_trips), -(-math.prod(m_trips) // PASS_TILES) * math.prod(a.extent for a in r.batch)
         most = target.l2 // 4 // (PASS_TILES * t.rows * t.columns * t.vectors * lanes * 4)  # of partial sums
@@ -75,13 +76,14 @@ def _choose(r: Roles, t: Tile, lanes: int, target: Target) -> Choice:
     return d
 
 
-def _fetches(r: Roles, keep: bool, target: Target) -> bool:
+def _fetches(r: Roles, keep: bool, times: int, target: Target) -> bool:
     """Whether the next pixels of every block of channels are fetched ahead: of images that all threads read, as another one has
-    just written a part of them, and of those under a window that lie beyond the second-level cache."""
+    just written a part of them, and of those under a window that lie beyond the second-level cache. It helps when an image is
+    read first and costs a little each of the `times` that it is read."""
     several = sum(a.extent > 1 for a in r.k)
     if keep:
         return several > 2 and operand_bytes(r.narrow) > target.l2
-    return several > 1 and bool(r.m) and _bytes(r.narrow, r) >= target.l2 // 8
+    return several > 1 and bool(r.m) and _bytes(r.narrow, r) >= target.l2 // (32 if times <= FEW_TIMES else 8)
 
 
 # -- tile choice -----------------------------------------------------------------------------------------------------------
