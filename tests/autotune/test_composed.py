@@ -1,4 +1,4 @@
-"""Spaces of programs that are scheduled as a whole: Winograd in strips, attention."""
+"""Spaces of programs that are scheduled as a whole: Winograd in strips, attention, products with the layer norm after them."""
 from __future__ import annotations
 
 import random
@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from tests.compiler.programs import random_inputs, run_native
+from tests.compiler.programs import product_norm, random_inputs, run_native
 from tests.compiler.test_windows import program as windows
 from tilewright.autotune.extract import tasks_of
 from tilewright.autotune.features import FEATURES, Features
@@ -51,11 +51,13 @@ def task(sketch: str) -> Task:
         return _convolution()
     if sketch == "windows":
         return task_of(Wanted(windows(), frozenset({"w"})), Target.host(), 1)
+    if sketch == "product_rows":
+        return task_of(Wanted(product_norm(300, 40, 70), frozenset({"w"})), Target.host(), 2)
     b = _attention()
     return tasks_of(b.graph(b.nodes[-1].outputs), Options(Target.host(), 1))[0]
 
 
-@pytest.mark.parametrize("sketch", ["strips", "attention", "windows"])
+@pytest.mark.parametrize("sketch", ["strips", "attention", "windows", "product_rows"])
 def test_points_are_right(sketch: str) -> None:
     t = task(sketch)
     space = Space(t)

@@ -53,6 +53,14 @@ def dense() -> Graph:
     return b.graph((b.op("gelu", b.op("add", b.op("matmul", x, weight(b, 40, 48)), weight(b, 48))),))
 
 
+def normalised() -> Graph:
+    """A layer norm of a product, which is a result as well."""
+    b = GraphBuilder("normalised")
+    x = b.input("x", TensorType(F32, (130, 40)))
+    t = b.op("add", b.op("matmul", x, weight(b, 40, 48)), weight(b, 48))
+    return b.graph((b.op("layer_norm", t, weight(b, 48), weight(b, 48), axes=(1,)), t))
+
+
 def siblings() -> Graph:
     b = GraphBuilder("siblings")
     x = b.input("x", TensorType(F32, (9, 40)))
@@ -68,7 +76,7 @@ def pooled(op: str = "max_pool", kernel: int = 3, pad: int = 1) -> Graph:
     return b.graph((b.op(op, y, kernel=(kernel, kernel), strides=(2, 2), pads=(pad,) * 4, dilations=(1, 1), sizes=sizes),))
 
 
-GRAPHS = {"convolution": convolutions, "attention": attention, "epilogue": dense, "siblings": siblings, "pool": pooled}
+GRAPHS = {"convolution": convolutions, "attention": attention, "epilogue": dense, "siblings": siblings, "norm": normalised, "pool": pooled}
 
 
 def lowered(g: Graph, source: Way | Fixed | LogSource | None = None, threads: int = 1) -> Lowered:

@@ -35,6 +35,20 @@ def matmul_gelu(m: int = 23, k: int = 37, n: int = 90) -> Program:
     return Program("matmul_gelu", (x, w, b), (s.buffer,), (replace(s, body=gelu(s.body) + b[Var(s.axes[0]), Var(s.axes[1])]),))
 
 
+def product_norm(m: int = 61, k: int = 19, n: int = 45, both: bool = True) -> Program:
+    """layer_norm(x w + b + r), as fusion leaves it. both: what is normalised is a result as well."""
+    x, w, b, r, g = (Buffer(name, F32, s) for name, s in (("x", (m, k)), ("w", (k, n)), ("b", (n,)), ("r", (m, n)), ("g", (n,))))
+    product = compute("t", F32, (m, n), lambda i, j: reduce("sum", (k,), lambda q: x[i, q] * w[q, j]))
+    t = replace(product, body=product.body + b[Var(product.axes[1])] + r[Var(product.axes[0]), Var(product.axes[1])])
+    total = compute("mean", F32, (m,), lambda i: reduce("sum", (n,), lambda q: t.buffer[i, q]))
+    mean = replace(total, body=total.body * (1 / n))
+    square = compute("inv", F32, (m,), lambda i: reduce(
+        "sum", (n,), lambda q: (t.buffer[i, q] - mean.buffer[i]) * (t.buffer[i, q] - mean.buffer[i])))
+    inv = replace(square, body=call("div", 1.0, call("sqrt", square.body * (1 / n) + 1e-5)))
+    y = compute("y", F32, (m, n), lambda i, j: (t.buffer[i, j] - mean.buffer[i]) * inv.buffer[i] * g[j])
+    return Program("product_norm", (x, w, b, r, g), (t.buffer, y.buffer) if both else (y.buffer,), (t, mean, inv, y))
+
+
 def softmax(rows: int = 7, n: int = 37) -> Program:
     x = Buffer("x", F32, (rows, n))
     m = compute("m", F32, (rows,), lambda i: reduce("max", (n,), lambda k: x[i, k]))
@@ -97,6 +111,8 @@ def shifted() -> Program:
 
 PROGRAMS = {"matmul_relu": (matmul_relu(), frozenset({"w"})), "softmax": (softmax(), frozenset()),
             "matmul_gelu": (matmul_gelu(), frozenset({"w"})),
+            "product_norm": (product_norm(), frozenset({"w"})), "product_norm_alone": (product_norm(130, 40, 33, False), frozenset({"w"})),
+            "one_row_norm": (product_norm(1, 20, 70), frozenset({"w"})),
             "attention": (attention(), frozenset()), "causal_attention": (attention(1, 70, 70, 8, 16, True), frozenset()),
             "convolution": (convolution(), frozenset({"w"})), "transpose": (transpose(), frozenset()),
             "column_sums": (column_sums(), frozenset()), "total": (total(), frozenset()), "shifted": (shifted(), frozenset()),

@@ -9,7 +9,8 @@ Requires: every op has computations or is irregular. Ensures: each node is in on
 execution; a value is a group's output only where another group or the caller reads it.
 
 Steps, in order: maps after a contraction or reduction join it (epilogue); reductions over the same rows and the maps
-between them join; softmax joins the contractions before and after it (fuse_attention.py); remaining maps form chains from
+between them join; softmax joins the contractions before and after it (fuse_attention.py), layer norm the product before it
+(fuse_norm.py); remaining maps form chains from
 their last op backwards, taking cheap producers in; siblings that read the same tensor over the same domain join. Each step
 adds a sentence to the group's `why`.
 """
@@ -24,6 +25,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.kinds import Access, OpInfo, describe
 from ..ir.ops.pool import POOLS
 from .fuse_attention import join_attention
+from .fuse_norm import join_norms
 from .fuse_windows import join_windows
 from .sites import Site, Sites, part
 
@@ -85,6 +87,7 @@ def fuse(graph: Graph, sites: Sites | None = None, weights: Iterable[str] = (),
     join_attention(f)
     if target is not None:
         join_windows(f, target)
+    join_norms(f)
     f.producers()
     f.siblings()
     return Partition(f.groups())

@@ -2,6 +2,7 @@
 
     convolution   a 3x3 convolution of stride 1: direct sums, or Winograd's with tiles of 2 or 4, in strips or step by step
     attention     matmul, softmax, matmul: one kernel or three
+    norm          layer norm after a product: in its kernel, or a pass of its own
     epilogue      long maps after a contraction: in its registers, or a pass of their own
     depthwise     a depthwise convolution and what makes its image: in strips of rows together, or one after the other
     pool          maps before a pool: computed in its windows, or a pass of their own
@@ -51,12 +52,13 @@ class Sites:
     """Asks a source about the sites of one graph, and remembers what was asked."""
 
     def __init__(self, source: ScheduleSource, target: Target, threads: int = 1) -> None:
-        self._source, self._target, self._threads = source, target, threads
+        self.target = target
+        self._source, self._threads = source, threads
         self.asked: list[tuple[Site, Decision]] = []
 
     def choose(self, site: Site) -> str:
         """The way to compute a site."""
-        d = self._source.decide(site, self._target, self._threads)
+        d = self._source.decide(site, self.target, self._threads)
         assert d.option in site.options
         self.asked.append((site, d))
         return d.option

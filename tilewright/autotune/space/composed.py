@@ -1,8 +1,8 @@
 """The spaces of programs that are scheduled as a whole: Winograd's convolution in strips, attention, a depthwise
-convolution with what makes its image.
+convolution with what makes its image, products with what follows along their rows.
 
 What dominates them is contractions inside loops that all computes share; so the rules of contraction.py hold for the products of a
-strip, and of attention the block of queries that goes through all stages at once is open.
+strip and for a product before a layer norm, and of attention the block of queries that goes through all stages at once is open.
 """
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ...compiler.schedule.attention import attention_vectors, schedule_attention
 from ...compiler.schedule.contraction import default_contraction
 from ...compiler.schedule.contraction_nest import Choice, Roles, all_roles
 from ...compiler.schedule.legality import check_legal
+from ...compiler.schedule.product_rows import find_product_rows, schedule_product_rows
 from ...compiler.schedule.strips import schedule_strips, strip_products
 from ...compiler.schedule.windows import Strips, schedule_windows, window_strips
 from ...errors import ScheduleError
@@ -41,6 +42,29 @@ class StripsSketch(ContractionSketch):
         s = schedule_strips(self.whole, self.target, self._outer_packable, self.decided(values))
         if s is None:
             raise ScheduleError(f"{self.whole.name} is no convolution in strips")
+        return s
+
+
+class ProductRowsSketch(ContractionSketch):
+    """Decisions about the product, whose blocks of rows stand outermost; what follows along the rows is as the compiler has it."""
+
+    alone = False
+
+    def __init__(self, whole: Program, products: Program, target: Target, packable: frozenset[str], choice: Choice, roles: Roles) -> None:
+        super().__init__(products, target, packable & {b.name for b in products.inputs}, 1, choice, roles)
+        self.name, self.whole = "product_rows", whole
+
+    def canonical(self, values: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Which blocks come first is no decision here; without blocks, tiles of rows do."""
+        v = dict(zip((k.name for k in self.knobs), super().canonical(values), strict=True))
+        first = {k.name: k.default for k in self.knobs if k.name == "outer" or k.name == "order" and not v["m_block"]}
+        return tuple((v | first).values())
+
+    def scheduled(self, values: tuple[Value, ...]) -> Scheduled:
+        s = schedule_product_rows(self.whole, self.target, self.packable, self.decided(values))
+        if s is None:
+            raise ScheduleError(f"{self.whole.name} is no product with computes along its rows")
+        check_legal(s)
         return s
 
 
@@ -83,6 +107,8 @@ def composed_sketches(p: Program, target: Target, packable: frozenset[str]) -> l
         return [AttentionSketch(p, target, *found)]
     if (windows := window_strips(p, target, packable)) is not None:
         return [WindowsSketch(p, target, packable, *windows)]
+    if (rows := find_product_rows(p, target, packable)) is not None:
+        return [ProductRowsSketch(p, rows.product, target, packable, rows.choice, rows.roles)]
     products = strip_products(p)
     if products is None:
         return []

@@ -32,7 +32,7 @@ def choose_rows(p: Program, target: Target) -> RowsChoice:
     depth = shared_depth(p) if len(p.computes) > 1 else 0
     if depth and any(len(c.axes) == depth and not c.reduce_axes for c in p.computes):
         depth -= 1  # a map needs an axis of its own for vectors
-    return RowsChoice(depth, tuple(_choose(c, depth, target) for c in p.computes))
+    return RowsChoice(depth, tuple(choose_row(c, depth, target) for c in p.computes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def lanes_of(c: Compute, target: Target) -> int:
     return vector_lanes(c.body, c.buffer.dtype, target)
 
 
-def _choose(c: Compute, depth: int, target: Target) -> RowChoice:
+def choose_row(c: Compute, depth: int, target: Target) -> RowChoice:
     own, red = list(c.axes[depth:]), list(c.reduce_axes)
     lanes = lanes_of(c, target)
     reads, write = [access(x) for x in _data_loads(c)], access(c)

@@ -58,7 +58,7 @@ def schedule_row_nests(p: Program, d: RowsChoice) -> Scheduled:
         p = rename_shared(p, d.depth)
         d = replace(d, stages=tuple(replace(x, first=d.stages[0].first) for x in d.stages))
     pairs = zip(p.computes, d.stages, strict=True)
-    return Scheduled(p, tuple(_stage(c, x, d.depth, d.depth if k else 0) for k, (c, x) in enumerate(pairs)))
+    return Scheduled(p, tuple(row_stage(c, x, d.depth, d.depth if k else 0) for k, (c, x) in enumerate(pairs)))
 
 
 def shared_depth(p: Program) -> int:
@@ -103,7 +103,7 @@ def _rename_reduces(body: Expr, n: int) -> Expr:
 
 
 # -- one compute ---------------------------------------------------------------------------------------------------------
-def _stage(c: Compute, d: RowChoice, depth: int, shared: int) -> Stage:
+def row_stage(c: Compute, d: RowChoice, depth: int, shared: int) -> Stage:
     axes = (*c.axes, *c.reduce_axes)
     if not all(k < len(axes) and (k < 0 or k >= depth) for k in (d.vector, d.across)) or min(d.points, d.width + 1) < 1 \
             or d.across >= len(c.axes) or d.across == d.vector >= 0:
