@@ -26,6 +26,7 @@ from tilewright.ir.interpreter import run_program
 from tilewright.ir.types import F32, TensorType
 
 RNG = np.random.default_rng(3)
+JOINED = Way("norm", "joined")  # by themselves, only larger ones are
 
 
 def block(rows: tuple[int, ...] = (2, 67), k: int = 24, n: int = 40, *, residual: bool = True, stream: bool = True, center: int = 1,
@@ -43,13 +44,13 @@ def block(rows: tuple[int, ...] = (2, 67), k: int = 24, n: int = 40, *, residual
     return b.graph((y, t) if stream else (y,)), arrays
 
 
-def labels(g: Graph, target: str = "native", way: str = "") -> list[str]:
+def labels(g: Graph, target: str = "native", way: str = "joined") -> list[str]:
     low = lower_graph(g, make_options(target, 1, "f32", Way("norm", way) if way else None, True))
     return [k.label for k in low.kernels]
 
 
 def check(g: Graph, arrays: dict[str, np.ndarray], threads: int = 1) -> list[np.ndarray]:
-    found = tw.compile(g, threads=threads, cache=False).run(arrays)
+    found = tw.compile(g, threads=threads, cache=False, schedules=JOINED).run(arrays)
     for name, b in bounds(g, arrays).items():
         b.check(np.asarray(found[name]), name)
     return [np.asarray(a) for a in found.values()]
@@ -61,12 +62,14 @@ def test_joined_and_apart() -> None:
     assert labels(g) == ["matmul+add+add+layer_norm"]
     assert labels(g, way="apart") == ["matmul+add+add", "layer_norm"]
     assert labels(block(rows=(3, 5))[0]) == ["matmul+add+add", "layer_norm"]
+    for rows, kernels in ((200, 2), (20000, 1)):
+        assert len(labels(block((rows,))[0], "x86-64-v3", "")) == kernels
 
 
 def test_rows_steps_and_caches_decide() -> None:
     small, large = (replace(Target.parse("x86-64-v3"), l2=n) for n in (256 << 10, 2 << 20))
     assert pays(784, 768, 192, large) and not pays(784, 768, 192, small)
-    assert pays(1024, 64, 64, small)
+    assert pays(1024, 64, 64, small) and not pays(1024, 64, 64, large)
     assert not pays(128, 384, 384, large) and not pays(196, 384, 384, large)
 
 
@@ -151,7 +154,8 @@ def test_exported_for_aarch64(tmp_path: Path) -> None:
     for k, stream in enumerate((True, False)):
         g, arrays = block((2, 85), 21, 35, stream=stream)
         assert len(labels(g, "aarch64")) == 1
-        models.append((g, arrays, (f"block{k}", tw.compile(g, target=target, threads=1, cache=False), list(arrays.values()))))
+        exe = tw.compile(g, target=target, threads=1, cache=False, schedules=JOINED)
+        models.append((g, arrays, (f"block{k}", exe, list(arrays.values()))))
     for (g, arrays, _), found in zip(models, run_models([m for _, _, m in models], target, tmp_path), strict=True):
         for (name, b), got in zip(bounds(g, arrays).items(), found, strict=True):
             b.check(got, name)

@@ -90,7 +90,7 @@ def _alone(p: Program, product: Compute) -> Program:
 def _block(d: Choice, r: Roles, target: Target) -> int:
     """Tiles of rows in a block: a few where the weights stay in the first-level cache beside it, more where they come from the second,
     and always enough blocks for threads to share."""
-    if len(r.m) > 1:
+    if len(r.m) != 1:
         return 0  # tiles are blocks: the shared loops are those over tiles
     weights = operand_bytes(r.wide)
     room = target.l1d // 16 if weights <= target.l1d // 2 else target.l1d // 2 if weights <= target.l2 // 8 else target.l2 // 16
