@@ -95,7 +95,8 @@ def _block(d: Choice, r: Roles, target: Target) -> int:
     weights = operand_bytes(r.wide)
     room = target.l1d // 16 if weights <= target.l1d // 2 else target.l1d // 2 if weights <= target.l2 // 8 else target.l2 // 16
     tile = d.columns * r.vector.extent * r.wide.dtype.bytes
-    return max(1, min(room // tile, -(-r.m[0].extent // d.columns) // PASS_SHARES))
+    tiles = -(-r.m[0].extent // d.columns)
+    return max(1, min(room // tile, tiles // PASS_SHARES)) if tiles > 1 else 0
 
 
 def _blocks(st: Stage, r: Roles) -> list[Loop]:
