@@ -81,6 +81,28 @@ def test_norms_of_other_axes_and_of_products_of_two_inputs_stay() -> None:
     assert not any("matmul" in n and "layer_norm" in n for n in labels(g))
 
 
+def test_weights_that_are_read_again_after_the_norm() -> None:
+    """Packed for the product they would not serve the rest."""
+    b = GraphBuilder("g")
+    arrays = {"x": RNG.standard_normal((160, 160)).astype(np.float32)}
+    x, w = b.input("x", TensorType(F32, (160, 160))), b.weight("w", RNG.standard_normal((160, 160)).astype(np.float32))
+    g = b.graph((b.op("mul", b.op("layer_norm", b.op("matmul", x, w), axes=(1,)), w),))
+    assert len(labels(g)) == 2
+    check(g, arrays)
+
+
+def test_a_norm_that_comes_before_the_product_keeps_its_kernel_apart() -> None:
+    """The order of the nodes in a file: in a kernel whose first rows are another norm's the product would have no microkernel."""
+    b = GraphBuilder("g")
+    arrays = {"x": RNG.standard_normal((200, 24)).astype(np.float32), "r": RNG.standard_normal((200, 40)).astype(np.float32)}
+    x, r = (b.input(n, TensorType(F32, a.shape)) for n, a in arrays.items())
+    first = b.op("layer_norm", r, axes=(1,))
+    t = b.op("matmul", x, b.weight("w", RNG.standard_normal((24, 40)).astype(np.float32)))
+    g = b.graph((b.op("add", b.op("layer_norm", t, axes=(1,)), first),))
+    assert labels(g)[0] == "matmul"
+    check(g, arrays)
+
+
 # -- results -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("n", [2, 31, 40, 97])
 @pytest.mark.parametrize("stream", [True, False])

@@ -107,6 +107,33 @@ def test_same_bits_for_every_number_of_threads(case: int, always: pytest.MonkeyP
         np.testing.assert_array_equal(run(g, x, threads=threads), one)
 
 
+@pytest.mark.parametrize("kind", ["residual", "reflect", "filters"])
+def test_what_strips_cannot_read_stays_apart(kind: str, always: pytest.MonkeyPatch) -> None:
+    """An image that is read after the windows, too; borders that are no zeros; filters that nothing packs."""
+    b, rng = GraphBuilder("g"), np.random.default_rng(5)
+    arrays = {"x": rng.standard_normal((1, 8, 12, 12)).astype("f4"), "w": rng.standard_normal((32, 8, 1, 1)).astype("f4")}
+    x = b.input("x", TensorType(F32, arrays["x"].shape))
+    w = b.input("w", TensorType(F32, arrays["w"].shape)) if kind == "filters" else b.weight("w", arrays["w"])
+    plain = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
+    wide = b.op("relu", b.op("conv", x, w, groups=1, **plain))
+    image, size = wide, 1 if kind == "residual" else 3
+    if kind == "reflect":
+        image = b.op("pad", wide, before=(0, 0, 1, 1), after=(0, 0, 1, 1), mode="reflect")
+    deep = b.op("conv", image, b.weight("f", rng.standard_normal((32, 1, size, size)).astype("f4")), groups=32, **plain)
+    g = b.graph([b.op("add", deep, wide) if kind == "residual" else deep])
+    given = {v.name: arrays[v.name] for v in g.inputs}
+    assert not joined(g, Target.host())
+    for name, bound in bounds(g, given).items():
+        bound.check(np.asarray(compile(g, cache=False).run(given)[name]))
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_what_is_joined_has_strips(case: int, always: pytest.MonkeyPatch) -> None:
+    low = lower_graph(network(*CASES[case]), make_options("x86-64-v3", 1, "f32", None, False))
+    found = [s for s in low.scheduled if s is not None and len(s.stages) > 1 and "conv_depthwise" in s.program.name]
+    assert found and all(any(st.inside for st in s.stages) for s in found)
+
+
 def test_infinities_and_nan_go_where_windows_reach_them(always: pytest.MonkeyPatch) -> None:
     g = network(*CASES[0])
     x = np.random.default_rng(4).standard_normal(g.inputs[0].type.shape).astype("f4")

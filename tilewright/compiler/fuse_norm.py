@@ -69,9 +69,15 @@ def _product(f: _Fuser, norm: _Cluster) -> _Cluster | None:
     for name in f.inputs(norm.nodes):
         p = f.of[f.made[name]] if name in f.made else None
         if p is not None and p.kind == "contraction" and p.shape == norm.rows[0] and _by_weights(f, f.nodes[p.anchor]) \
-                and f._row_reads(norm, p) and f.fits(p, norm) and not f.cycle(p, norm) and _plain(f, p, norm):
+                and f._row_reads(norm, p) and f.fits(p, norm) and not f.cycle(p, norm) and _plain(f, p, norm) and _first(f, p, norm):
             return p
     return None
+
+
+def _first(f: _Fuser, p: _Cluster, norm: _Cluster) -> bool:
+    """Whether nothing of `norm` is computed before the product, and nothing but the product reads its weights, which will be packed."""
+    w = f.nodes[p.anchor].operands[1].name
+    return p.anchor < min(norm.nodes) and sum(v.name == w for k in (*p.nodes, *norm.nodes) for v in f.nodes[k].operands) == 1
 
 
 def _by_weights(f: _Fuser, n: Node) -> bool:

@@ -46,8 +46,12 @@ def _join(f: _Fuser, k: int, target: Target) -> None:
     before = f.of[f.made[image.name]] if image.name in f.made else None
     if before is None or before.kind != "contraction" or f.nodes[before.anchor].op != "conv_direct" or before is after:
         return
-    if not _alone(f, image, before, pad or after) or (pad is not None and (len(pad.nodes) > 1 or not _alone(f, x, pad, after))):
+    if not _alone(f, image, before, k if pad is None else pad.anchor):
         return
+    if pad is not None and (len(pad.nodes) > 1 or not _alone(f, x, pad, k)):
+        return
+    if f.nodes[before.anchor].operands[1].name not in f.static:
+        return  # strips read packed filters
     parts = [before, *([pad] if pad is not None else []), after]
     if not f.fits(*parts) or image.type.size * image.type.dtype.bytes <= LARGE * target.l2:
         return
@@ -88,10 +92,10 @@ def _shapes(f: _Fuser, image: Value, before: _Cluster, k: int, target: Target) -
 def _only_rows_and_columns(n: Node) -> bool:
     """Whether `n` puts zeros around rows and columns of an image in blocks of channels."""
     a = n.attrs
-    return n.op == "pad" and isinstance(a, PadAttrs) and a.value == 0 and len(a.before) == 5 \
+    return n.op == "pad" and isinstance(a, PadAttrs) and (a.mode, a.value) == ("constant", 0) and len(a.before) == 5 \
         and not any(a.before[i] or a.after[i] for i in (0, 1, 4)) and min(*a.before, *a.after) >= 0
 
 
-def _alone(f: _Fuser, v: Value, maker: _Cluster, reader: _Cluster) -> bool:
-    """Whether `v` is all that leaves its maker, and goes to one reader."""
-    return f.escapes(maker) == [v] and v.name not in f.results and {f.of[u] for u in f.users[v.name]} == {reader}
+def _alone(f: _Fuser, v: Value, maker: _Cluster, reader: int) -> bool:
+    """Whether `v` is all that leaves its maker, and goes to one node."""
+    return f.escapes(maker) == [v] and v.name not in f.results and set(f.users[v.name]) == {reader}

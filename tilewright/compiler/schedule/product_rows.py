@@ -10,6 +10,7 @@ from the second-level cache; the block is as small as they allow, for what follo
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...backends.target import Target
@@ -46,7 +47,7 @@ def find_product_rows(p: Program, target: Target, packable: frozenset[str]) -> P
     if depth != len(p.computes[0].axes) - 1 or depth < 1:
         return None
     first, *rest = rename_shared(p, depth).computes
-    own = _alone(p, first)
+    own, packable = _alone(p, first), _unshared(packable, rest)
     found = default_contraction(own, target, packable)
     if found is None:
         return None
@@ -66,7 +67,7 @@ def schedule_product_rows(p: Program, target: Target, packable: frozenset[str], 
     if found is None:
         return _one_after_the_other(p, target, packable) if _product_first(p) and choice is None else None
     d = replace(choice or found.choice, outer="m", passes=1)
-    s = schedule_nest(found.product, target, packable, d)
+    s = schedule_nest(found.product, target, _unshared(packable, found.rows), d)
     st = s.stages[0]
     blocks = _blocks(st, found.roles)
     head = mark_parallel([Loop(x.axis) for x in blocks], len(blocks))
@@ -81,6 +82,11 @@ def schedule_product_rows(p: Program, target: Target, packable: frozenset[str], 
 def _product_first(p: Program) -> bool:
     first, *rest = p.computes
     return bool(rest) and is_contraction(first) and not any(map(is_contraction, rest))
+
+
+def _unshared(packable: frozenset[str], rest: Sequence[Compute]) -> frozenset[str]:
+    """What may be packed: what follows the product reads operands as they are."""
+    return packable - {b.name for c in rest for b in c.reads}
 
 
 def _alone(p: Program, product: Compute) -> Program:
@@ -115,7 +121,7 @@ def _one_after_the_other(p: Program, target: Target, packable: frozenset[str]) -
     """The product as a contraction, then the rest by rows, sharing no loops: for products by weights whose rows are no axes of both."""
     first, *rest = p.computes
     own = _alone(p, first)
-    found = default_contraction(own, target, packable & {b.name for b in own.inputs})
+    found = default_contraction(own, target, _unshared(packable, rest) & {b.name for b in own.inputs})
     if found is None or not found[1].packs:
         return None
     after = schedule_rows(Program(p.name, (*p.inputs, first.buffer), p.outputs, tuple(rest)), target)

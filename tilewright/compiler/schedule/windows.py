@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 from ...backends.target import Target
 from ...ir.affine import linear
-from ...ir.expr import Axis, Buffer, Expr, Load, Var, eq, loads, rewrite, substitute
+from ...ir.expr import Axis, Buffer, Const, Expr, Load, Var, eq, loads, reduces, rewrite, substitute
 from ...ir.kinds import is_contraction
 from ...ir.loops import Loop, Pack, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
@@ -146,6 +146,10 @@ def _windows(p: Program) -> tuple[Window, Window] | None:
         return None
     first, second = p.computes
     found = [x for x in loads(second.body) if x.buffer.name == first.buffer.name]
+    sums = reduces(second.body)
+    around = rewrite(second.body, lambda e: Const(0.0, e.dtype) if e in sums else None)
+    if len(sums) != 1 or any(x.buffer.name == first.buffer.name for x in loads(around)):
+        return None  # what follows the sum reads the image, too
     if len(found) != 1 or len(first.axes) != 5 or len(second.axes) != 5 or len(second.reduce_axes) != 2:
         return None
     read = found[0]
