@@ -41,10 +41,30 @@ def f32_peak(target: Target) -> Peak:
     Emits, for 12 (of 16 registers) or 24 (of 32) accumulators of a whole vector each:
         for i in n: a[k] = a[k] * m + c   for each k
     """
-    lanes, chains = target.vector_bytes // 4, 24 if target.vector_registers == 32 else 12
+    lanes, chains = target.vector_bytes // 4, accumulators(target)
     library = load([compile_ir(_loop(target, lanes, chains), target)], ["peak"], target)
     run = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_int64)(library.address("peak"))
     return Peak(2 * lanes * chains, run, library)
+
+
+def accumulators(target: Target) -> int:
+    """Of whole vectors, as many as hide the latency of multiply-adds and leave registers for their operands."""
+    return 24 if target.vector_registers == 32 else 12
+
+
+def multiply_add(target: Target, to: str, x: str, y: str, z: str) -> list[str]:
+    """Lines of IR: to = x * y + z, whole vectors of f32; with `fma_declaration` at the module's head."""
+    lanes = target.vector_bytes // 4
+    vec = f"<{lanes} x float>"
+    if target.has_fma:
+        return [f"  {to} = call {vec} @llvm.fma.v{lanes}f32({vec} {x}, {vec} {y}, {vec} {z})"]
+    return [f"  {to}.p = fmul {vec} {x}, {y}", f"  {to} = fadd {vec} {to}.p, {z}"]
+
+
+def fma_declaration(target: Target) -> str:
+    """What `multiply_add` needs at the module's head."""
+    lanes = target.vector_bytes // 4
+    return f"declare <{lanes} x float> @llvm.fma.v{lanes}f32({', '.join([f'<{lanes} x float>'] * 3)})" if target.has_fma else ""
 
 
 def memory_bandwidth(size: int = 64 << 20, seconds: float = 0.1) -> float:
@@ -111,17 +131,13 @@ done:
 
 def _loop(target: Target, lanes: int, chains: int) -> str:
     vec = f"<{lanes} x float>"
-    multiply_add = (
-        (lambda k: f"  %b{k} = call {vec} @llvm.fma.v{lanes}f32({vec} %a{k}, {vec} %m, {vec} %c)") if target.has_fma else
-        (lambda k: f"  %p{k} = fmul {vec} %a{k}, %m\n  %b{k} = fadd {vec} %p{k}, %c"))
     start = "".join(f"\n  %s{k} = insertelement {vec} zeroinitializer, float {k + 1}.0, i32 0" for k in range(chains))
     phis = "\n".join(f"  %a{k} = phi {vec} [ %s{k}, %entry ], [ %b{k}, %loop ]" for k in range(chains))
-    body = "\n".join(multiply_add(k) for k in range(chains))
+    body = "\n".join(line for k in range(chains) for line in multiply_add(target, f"%b{k}", f"%a{k}", "%m", "%c"))
     total = "\n".join(f"  %t{k} = fadd {vec} {'zeroinitializer' if k == 0 else f'%t{k - 1}'}, %b{k}" for k in range(chains))
-    fma = f"declare {vec} @llvm.fma.v{lanes}f32({vec}, {vec}, {vec})" if target.has_fma else ""
     return f"""
 target triple = "{target.triple}"
-{fma}
+{fma_declaration(target)}
 define float @peak(i64 %n) "prefer-vector-width"="{8 * target.vector_bytes}" {{
 entry:
   %m0 = insertelement {vec} poison, float {_hex(0.999)}, i32 0
