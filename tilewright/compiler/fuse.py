@@ -87,7 +87,7 @@ def fuse(graph: Graph, sites: Sites | None = None, weights: Iterable[str] = (),
     join_attention(f)
     if target is not None:
         join_windows(f, target)
-    join_norms(f)
+        join_norms(f, target)
     f.producers()
     f.siblings()
     return Partition(f.groups())

@@ -23,13 +23,11 @@ LEAST_ROWS = 128  # fewer are not worth the code
 DOUBTFUL = 4      # so many times fewer rows than there are steps are worth a measurement when the model is tuned
 
 
-def join_norms(f: _Fuser) -> None:
-    """Joins layer norms over the last dimension with the product that makes their rows, where that pays on the target of `f.sites`."""
-    if f.sites is None:
-        return
+def join_norms(f: _Fuser, target: Target) -> None:
+    """Joins layer norms over the last dimension with the product that makes their rows, where that pays."""
     for k, n in enumerate(f.nodes):
         if n.op == "layer_norm":
-            _join(f, k, f.sites.target)
+            _join(f, k, target)
 
 
 def pays(rows: int, steps: int, columns: int, target: Target) -> bool:

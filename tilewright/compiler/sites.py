@@ -52,13 +52,12 @@ class Sites:
     """Asks a source about the sites of one graph, and remembers what was asked."""
 
     def __init__(self, source: ScheduleSource, target: Target, threads: int = 1) -> None:
-        self.target = target
-        self._source, self._threads = source, threads
+        self._source, self._target, self._threads = source, target, threads
         self.asked: list[tuple[Site, Decision]] = []
 
     def choose(self, site: Site) -> str:
         """The way to compute a site."""
-        d = self._source.decide(site, self.target, self._threads)
+        d = self._source.decide(site, self._target, self._threads)
         assert d.option in site.options
         self.asked.append((site, d))
         return d.option

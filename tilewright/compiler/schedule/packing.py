@@ -64,6 +64,12 @@ def pack_operand(s: Scheduled, name: str) -> Scheduled | None:
     return Scheduled(Program(s.program.name, inputs, s.program.outputs, (new,)), (replace(stage, compute=new),), (*s.packs, pack))
 
 
+def packed_inputs(p: Program, own: Program, s: Scheduled) -> tuple[Buffer, ...]:
+    """The inputs of `p`, of which `own` is a part, as that part's schedule `s` reads them."""
+    packed = dict(zip(own.inputs, s.program.inputs, strict=True))
+    return tuple(packed.get(b, b) for b in p.inputs)
+
+
 def _loads_of(c: Compute, name: str) -> list[Load]:
     from ...ir.expr import loads
     return [x for x in loads(c.body) if x.buffer.name == name]

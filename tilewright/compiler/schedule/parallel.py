@@ -1,7 +1,7 @@
 """Which loops threads divide among themselves."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ...ir.loops import Loop
@@ -19,3 +19,8 @@ def mark_parallel(loops: Sequence[Loop], limit: int) -> tuple[Loop, ...]:
         out[k] = replace(out[k], kind="parallel")
         trips *= out[k].axis.extent
     return tuple(out)
+
+
+def undivided(loops: Iterable[Loop]) -> tuple[Loop, ...]:
+    """The loops of a schedule as a part of another one runs them: inside loops that are divided already."""
+    return tuple(replace(x, kind="serial" if x.kind == "parallel" else x.kind, major=0) for x in loops)

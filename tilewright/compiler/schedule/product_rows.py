@@ -19,7 +19,8 @@ from ...ir.loops import Loop, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
 from .contraction import PASS_SHARES, default_contraction
 from .contraction_nest import Choice, Roles, all_roles, operand_bytes, schedule_nest
-from .parallel import mark_parallel
+from .packing import packed_inputs
+from .parallel import mark_parallel, undivided
 from .rows import choose_row, schedule_rows
 from .rows_nest import rename_shared, row_stage, shared_depth
 
@@ -71,11 +72,10 @@ def schedule_product_rows(p: Program, target: Target, packable: frozenset[str], 
     st = s.stages[0]
     blocks = _blocks(st, found.roles)
     head = mark_parallel([Loop(x.axis) for x in blocks], len(blocks))
-    inner = tuple(replace(x, kind="serial" if x.kind == "parallel" else x.kind, major=0) for x in st.loops if x not in blocks)
+    inner = undivided(x for x in st.loops if x not in blocks)
     splits = [r for r in st.relations if isinstance(r, Split) and r.outer in {x.axis for x in head}]
     stages = (replace(st, loops=(*head, *inner)), *(_along(c, head, splits, found.depth, target) for c in found.rows))
-    packed = dict(zip(found.product.inputs, s.program.inputs, strict=True))
-    program = Program(p.name, tuple(packed.get(b, b) for b in p.inputs), p.outputs, tuple(x.compute for x in stages))
+    program = Program(p.name, packed_inputs(p, found.product, s), p.outputs, tuple(x.compute for x in stages))
     return Scheduled(program, stages, s.packs)
 
 
@@ -125,7 +125,6 @@ def _one_after_the_other(p: Program, target: Target, packable: frozenset[str]) -
     if found is None or not found[1].packs:
         return None
     after = schedule_rows(Program(p.name, (*p.inputs, first.buffer), p.outputs, tuple(rest)), target)
-    packed = dict(zip(own.inputs, found[1].program.inputs, strict=True))
     stages = (*found[1].stages, *after.stages)
-    program = Program(p.name, tuple(packed.get(b, b) for b in p.inputs), p.outputs, tuple(x.compute for x in stages))
+    program = Program(p.name, packed_inputs(p, own, found[1]), p.outputs, tuple(x.compute for x in stages))
     return Scheduled(program, stages, found[1].packs)

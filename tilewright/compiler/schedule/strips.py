@@ -22,6 +22,8 @@ from ...ir.program import Compute, Program
 from ...ir.types import I64
 from .contraction import default_contraction
 from .contraction_nest import Choice, schedule_nest
+from .packing import packed_inputs
+from .parallel import undivided
 from .rows import lanes_of
 
 
@@ -112,8 +114,7 @@ def _multiply(c: Compute, shared: list[Axis], p: Program, target: Target,
               packable: frozenset[str], choice: Choice | None) -> tuple[Stage, tuple[Pack, ...], tuple[Buffer, ...]] | None:
     """(stage, packs, the program's inputs): the products of one strip, scheduled as a program of their own."""
     own, local = _products(c, p)
-    weights = own.inputs[1:]
-    inside = packable & {b.name for b in weights}
+    inside = packable & {b.name for b in own.inputs[1:]}
     if choice is None:
         found = default_contraction(own, target, inside)
         if found is None:
@@ -123,15 +124,13 @@ def _multiply(c: Compute, shared: list[Axis], p: Program, target: Target,
     s = schedule_nest(own, target, inside, replace(choice, passes=1))
     st, = s.stages
     assert st.tensorize is not None
-    inner = (replace(x, kind="serial" if x.kind == "parallel" else x.kind, major=0) for x in st.loops)
-    loops = (*(Loop(a, "parallel") for a in shared), *inner)
-    packed = dict(zip(weights, s.program.inputs[1:], strict=True))
+    loops = (*(Loop(a, "parallel") for a in shared), *undivided(st.loops))
 
     def whole(e: Expr) -> Expr | None:
         return Load(local, (*map(Var, shared), *e.index)) if isinstance(e, Load) and e.buffer.name == local.name else None
     full = Compute(c.buffer, c.axes, rewrite(st.compute.body, whole))
     stage = replace(st, compute=full, loops=loops, shared=2, tensorize=st.tensorize + 2)
-    return stage, s.packs, tuple(packed.get(b, b) for b in p.inputs)
+    return stage, s.packs, packed_inputs(p, own, s)
 
 
 def _products(c: Compute, p: Program) -> tuple[Program, Buffer]:

@@ -24,6 +24,8 @@ from ...ir.loops import Loop, Pack, Scheduled, Split, Stage
 from ...ir.program import Compute, Program
 from .contraction import choose_tile, default_contraction, find_roles, product_cycles
 from .contraction_nest import Choice, schedule_nest
+from .packing import packed_inputs
+from .parallel import undivided
 from .rows import lanes_of
 from .rows_nest import STRAIGHT
 
@@ -211,11 +213,12 @@ class _Strips:
         blocks = self.cut.blocks // choice.vectors if self.cut.blocks < cb.extent else 0
         choice = replace(choice, n_block=blocks, m_block=0, outer="n", order="n", keep=False, fetch_wide=False, fetch_narrow=False,
                          passes=1)
-        s = schedule_nest(_row(Compute(self.first.buffer, self.first.axes, body), self.p), target, packable, choice)
+        own = _row(Compute(self.first.buffer, self.first.axes, body), self.p)
+        s = schedule_nest(own, target, packable, choice)
         st = s.stages[0]
         assert st.tensorize is not None
         block = next((r.outer for r in st.relations if isinstance(r, Split) and r.parent == cb), None) if blocks else None
-        inner = tuple(replace(x, kind="serial" if x.kind == "parallel" else x.kind, major=0) for x in st.loops if x.axis != block)
+        inner = undivided(x for x in st.loops if x.axis != block)
         shared = self._shared(block)
         local = Buffer(self.first.buffer.name, self.first.buffer.dtype,
                        (n.extent, self.strip.extent, cb.extent, self.row.extent, self.wide.extent, lane.extent))
@@ -225,8 +228,7 @@ class _Strips:
         outer = (*shared, Loop(self.row), Loop(edges.outer))
         stage = replace(st, compute=made, loops=(*outer, *inner), relations=(edges, *st.relations), inside=(len(outer), inside),
                         tensorize=st.tensorize + len(outer) - (block is not None))
-        names = dict(zip((b for b in self.p.inputs if b in self.first.reads), s.program.inputs, strict=True))
-        return stage, s.packs, tuple(names.get(b, b) for b in self.p.inputs), block
+        return stage, s.packs, packed_inputs(self.p, own, s), block
 
     def _sums(self, local: Buffer, block: Axis | None, target: Target) -> Stage:
         """The stage that sums over windows."""
