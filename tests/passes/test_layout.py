@@ -119,6 +119,23 @@ def test_linear_resize_and_pools_with_strides_run_on_blocks() -> None:
     assert found["resample"] == found["avg_pool"] == 5
 
 
+@pytest.mark.parametrize("plain_reader", [False, True])
+def test_plain_images_are_enlarged_in_blocks_where_only_convolutions_read_them(plain_reader: bool) -> None:
+    b, x, rng = start(1, 12, 32)
+    tokens = b.op("reshape", b.op("transpose", x, perm=(0, 2, 1)), shape=(1, 32, 3, 4))
+    doubled = b.op("repeat", tokens, factors=(1, 1, 2, 2))
+    large = tokens
+    for axis, extent in ((2, 6), (3, 8)):
+        index = np.minimum(np.arange(extent)[:, None] // 2 + [0, 1], extent // 2 - 1)
+        weight = np.tile(np.array([0.25, 0.75], "f4"), (extent, 1))
+        large = b.op("resample", large, b.constant(index), b.constant(weight), axis=axis)
+    y = conv(b, b.op("concat", b.op("relu", large), doubled, axis=1), 16, rng)
+    g = laid_out(b.graph([y, b.op("softmax", large, axis=3)] if plain_reader else [y]))
+    ranks = [n.outputs[0].type.rank for n in g.nodes if n.op == "resample"]
+    assert ranks == [4 if plain_reader else 5] * 2
+    assert [n.outputs[0].type.rank for n in g.nodes if n.op == "repeat"] == [5]
+
+
 def test_slices_of_blocks_for_plain_readers_share_one_conversion() -> None:
     b, x, rng = start(1, 16, 6, 6)
     y = conv(b, x, 16, rng)

@@ -134,10 +134,12 @@ class _Layouts:
         if not any(v is not None and v.name in self.virtual for v in ins):
             if n.op in POOLS and x is not None and isinstance(n.attrs, WindowAttrs) and self._skips(n.attrs, x.type):
                 return self._new(n, self._pool(n, self.to_blocked(x, b), b), b)
-            return None
-        if isinstance(OPS[n.op], Map):
+            if x is None or not self._ends_blocked(n):
+                return None
+            self.to_blocked(x, b)
+        elif isinstance(OPS[n.op], Map):
             return self._map(n, ins, b)
-        if x is None or x.name not in self.virtual:
+        elif x is None or x.name not in self.virtual:
             return self._concat(n, ins, b) if n.op == "concat" else None
         if n.op in ("reshape", "transpose"):
             return self._rows(n, x, b)
@@ -169,6 +171,29 @@ class _Layouts:
             case "resample" if n.attrs.axis in (2, 3) and not any(v is not None and v.name in self.virtual for v in ins[1:]):  # type: ignore[attr-defined]
                 return self._new(n, b.emit("resample", [xb, *ins[1:]], n.attrs)[0], b)
         return None
+
+    def _ends_blocked(self, n: Node) -> bool:
+        """Whether a plain image is enlarged only for convolutions that read blocks. It is blocked before: an image is smaller there,
+        and channels are lanes that need no gathers."""
+        out = n.outputs[0].type
+        if out.rank != 4 or out.dtype != F32 or out.shape[1] % self.c or not out.size:
+            return False
+        if not (n.op == "resample" and n.attrs.axis >= 2 or n.op == "repeat" and n.attrs.factors[:2] == (1, 1)):  # type: ignore[attr-defined]
+            return False
+        open_, seen, reached = [n.outputs[0].name], {n.outputs[0].name}, False
+        while open_:
+            for r in self.readers.get(name := open_.pop(), ()) or (None,):
+                if r is None:
+                    return False
+                if r.op == "conv" and r.inputs[0] is not None and r.inputs[0].name == name and r.attrs.groups == 1:  # type: ignore[attr-defined]
+                    reached = True
+                elif r.op in ("resample", "repeat") or isinstance(OPS[r.op], Map) or r.op == "concat" and r.attrs.axis == 1:  # type: ignore[attr-defined]
+                    fresh = [v.name for v in r.outputs if v.name not in seen]
+                    open_ += fresh
+                    seen.update(fresh)
+                else:
+                    return False
+        return reached
 
     def _rows(self, n: Node, x: Value, b: GraphBuilder) -> Sequence[Value] | None:
         """Channels moved behind the points of an image, [N, H, W, C] or [N, H*W, C]: one copy of whole blocks of channels, straight from
