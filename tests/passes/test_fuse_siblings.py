@@ -1,9 +1,12 @@
 """fuse_siblings: contractions of one input side by side."""
 from __future__ import annotations
 
+import pytest
+
 from tests.passes.helpers import check, graph, same_results, unchanged
 from tilewright.compiler.passes.fuse_siblings import fuse_siblings
 from tilewright.ir.ops.slices import SliceAttrs
+from tilewright.ir.verify import verify
 
 
 def test_projections_with_biases_become_one_matmul():
@@ -88,3 +91,44 @@ def test_dynamic_weights_and_other_inputs_stay():
           %c = matmul(%x, %d) : f32[3,2]
           return %a, %b, %c
         }""")
+
+
+HEADS = """
+    graph @g(%x: f32[2,3,4]) -> (f32[2,3,2,5], f32[2,3,2,5], f32[2,3,2,3]) {
+      const @w: f32[4,10] weight
+      const @v: f32[4,10] weight
+      const @u: f32[4,6] weight
+      const @b: f32[10] weight
+      const @c: f32[10] weight
+      const @d: f32[6] weight
+      %q = matmul(%x, @w) : f32[2,3,10]
+      %qb = add(%q, @b) : f32[2,3,10]
+      %k = matmul(%x, @v) : f32[2,3,10]
+      %kb = add(%k, @c) : f32[2,3,10]
+      %o = matmul(%x, @u) : f32[2,3,6]
+      %ob = add(@d, %o) : f32[2,3,6]
+      %qh = reshape(%qb) {shape=(2, 3, 2, 5)} : f32[2,3,2,5]
+      %kh = reshape(%kb) {shape=(2, 3, 2, 5)} : f32[2,3,2,5]
+      %oh = reshape(%ob) {shape=(2, 3, 2, 3)} : f32[2,3,2,3]
+      return %qh, %kh, %oh
+    }"""
+
+
+def test_heads_of_all_projections_stand_side_by_side():
+    old = graph(HEADS)
+    new = verify(fuse_siblings(old))
+    same_results(old, new)
+    assert [n.op for n in new.nodes].count("matmul") == 1
+    apart = next(n for n in new.nodes if n.op == "reshape" and n.outputs[0].type.shape == (2, 3, 2, 13))
+    parts = [n.attrs for n in new.nodes if n.op == "slice" and n.operands[0] == apart.outputs[0]]
+    assert [(a.starts[-1], a.sizes[-1]) for a in parts if isinstance(a, SliceAttrs)] == [(0, 5), (5, 5), (10, 3)]
+
+
+@pytest.mark.parametrize("other", ["reshape(%ob) {shape=(2, 3, 3, 2)} : f32[2,3,3,2]", "concat(%ob, %kb) {axis=2} : f32[2,3,16]"],
+                         ids=["other heads", "no heads"])
+def test_columns_that_are_not_taken_apart_alike_keep_their_order(other: str):
+    text = HEADS.replace("reshape(%ob) {shape=(2, 3, 2, 3)} : f32[2,3,2,3]", other)
+    old = graph(text.replace("f32[2,3,2,3]) {", other.rpartition(" ")[2] + ") {"))
+    new = verify(fuse_siblings(old))
+    same_results(old, new)
+    assert {n.attrs.starts[-1] for n in new.nodes if isinstance(n.attrs, SliceAttrs)} == {0, 10, 20}

@@ -5,6 +5,9 @@
                                              %q = slice(%y) {starts=(0, 0), …} : f32[9,8]
                                              %k = slice(%y) {starts=(0, 8), …} : f32[9,8]
 
+Columns that are taken apart into heads afterwards stand head by head: q0 k0 v0 q1 k1 v1 and so on. A thread that computes a part
+of the columns then has whole heads, which it goes on with.
+
 Siblings that different maps follow stay apart, since a map can then be applied to each in registers. Fusing reads x once
 and gives the kernel longer rows (Q/K/V projections, Inception's 1x1 branches). Convolutions must agree in kernel,
 strides, pads and dilations. Biases and maps that follow every sibling alike move in front of the slices.
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ir.graph import Graph, Node, Value
+from ...ir.ops.shape import reshape
 from ...ir.ops.slices import concat, slice_axis
 from ..sites import Site, Sites, part
 from .rewriting import Rewriter, is_map, is_pure, rewrite
@@ -56,12 +60,13 @@ def fuse_siblings(g: Graph, sites: Sites | None = None) -> Graph:
         return g
     first = {s.nodes[0].outputs[0].name: s for s in groups}
     inside = {name for s in groups for name in s.names}
+    users = g.users()
     slices: dict[str, Value] = {}  # end of a chain -> its part of the wide result
 
     def visit(r: Rewriter, n: Node, ins: tuple[Value | None, ...]) -> Value | None:
         name = n.outputs[0].name
         if name in first:
-            slices.update(_widen(r, first[name], ins[0]))
+            slices.update(_widen(r, first[name], ins[0], _heads(first[name], users)))
         if name not in inside:
             return None
         return slices.get(name, n.outputs[0])  # what lies inside a chain is read by the chain alone, which is gone
@@ -166,18 +171,46 @@ def _follow_key(n: Node, x: Value, static: frozenset[str], op: str) -> tuple[obj
     return None
 
 
-def _widen(r: Rewriter, s: Siblings, x: Value | None) -> dict[str, Value]:
-    """Emits the wide contraction, what follows it and the slices; chain end -> slice."""
+def _heads(s: Siblings, users: Mapping[str, Sequence[Node]]) -> int:
+    """The number of heads that every reader takes each sibling's columns apart into, where all have as many; else 1. Fewer heads
+    of keys than of queries would leave the queries' heads at no fixed distance."""
+    if s.nodes[0].op != "matmul":
+        return 1
+    counts = set()
+    for n in s.ends:
+        columns = n.outputs[0].type.shape[-1]
+        for u in users.get(n.outputs[0].name, ()):
+            heads, size = (1, 1, *u.outputs[0].type.shape)[-2:]
+            counts.add(heads if u.op == "reshape" and heads * size == columns > 0 else 1)
+    return counts.pop() if len(counts) == 1 else 1
+
+
+def _widen(r: Rewriter, s: Siblings, x: Value | None, heads: int) -> dict[str, Value]:
+    """Emits the wide contraction, what follows it and the slices; chain end -> slice. The first heads of all siblings stand side
+    by side, then the second ones, and so on: a thread that computes a part of the columns has whole heads for what follows."""
     node = s.nodes[0]
     axis = 1 if node.op == "conv" else node.outputs[0].type.rank - 1
     sizes = [n.outputs[0].type.shape[axis] for n in s.nodes]
-    weights = concat(r.b, [n.operands[1] for n in s.nodes], 0 if node.op == "conv" else 1)
+    weights = _beside(r, [n.operands[1] for n in s.nodes], 0 if node.op == "conv" else 1, heads)
     y = r.b.emit(node.op, (x, weights, *_biases(r, s.nodes)), node.attrs, hint=f"{node.outputs[0].name}.wide")[0]
     before = s.nodes
     for row in s.chain:
-        y = _follow(r, row, [n.outputs[0] for n in before], y)
+        y = _follow(r, row, [n.outputs[0] for n in before], y, heads)
         before = row.nodes
-    return {n.outputs[0].name: slice_axis(r.b, y, axis, sum(sizes[:k]), sizes[k]) for k, n in enumerate(s.ends)}
+    if heads > 1:
+        y = reshape(r.b, y, (*y.type.shape[:-1], heads, sum(sizes) // heads))
+        sizes, axis = [k // heads for k in sizes], axis + 1
+    parts = [slice_axis(r.b, y, axis, sum(sizes[:k]), sizes[k]) for k in range(len(sizes))]
+    return {n.outputs[0].name: v if heads == 1 else reshape(r.b, v, n.outputs[0].type.shape) for n, v in zip(s.ends, parts, strict=True)}
+
+
+def _beside(r: Rewriter, parts: Sequence[Value], axis: int, heads: int) -> Value:
+    """The parts one after another, or by turns a head of each."""
+    if heads == 1:
+        return concat(r.b, parts, axis)
+    apart = [reshape(r.b, v, (*v.type.shape[:axis], heads, v.type.shape[axis] // heads)) for v in parts]
+    whole = concat(r.b, apart, axis + 1)
+    return reshape(r.b, whole, (*whole.type.shape[:axis], sum(v.type.shape[axis] for v in parts)))
 
 
 def _biases(r: Rewriter, nodes: Sequence[Node]) -> tuple[Value, ...]:
@@ -193,9 +226,9 @@ def _zeros(r: Rewriter, n: Node) -> Value:
     return r.b.constant(np.zeros(t.shape[1], t.dtype.numpy))
 
 
-def _follow(r: Rewriter, row: Row, results: Sequence[Value], y: Value) -> Value:
+def _follow(r: Rewriter, row: Row, results: Sequence[Value], y: Value, heads: int) -> Value:
     n = row.nodes[0]
     if row.bias:
         biases = [next(v for v in m.operands if v != x) for m, x in zip(row.nodes, results, strict=True)]
-        return r.b.op("add", y, concat(r.b, biases, 0))
+        return r.b.op("add", y, _beside(r, biases, 0, heads))
     return r.b.emit(n.op, [y if v == results[0] else v for v in n.inputs], n.attrs, hint=n.outputs[0].name)[0]
