@@ -1,14 +1,18 @@
 """What LLVM says of this machine is asked once: the answer is kept for the processor and the version of LLVM alone."""
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tilewright.backends import host
 from tilewright.backends.cache import ObjectCache
+from tilewright.backends.llvm import worker
 
 CPU = "processor : {n}\nmodel name : {name}\ncpu MHz : {n}000.1\nflags : fpu avx2\n\n"
 
@@ -47,7 +51,25 @@ def test_without_a_description_it_is_asked(tmp_path: Path, cpuinfo: Path) -> Non
     assert host.describe_host(ObjectCache(None), cpuinfo) == host._ask()
 
 
-def test_known_host_needs_no_llvm() -> None:
-    code = "import sys; from tilewright.backends.target import Target; Target.host(); print('llvmlite.binding' in sys.modules)"
-    said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)]
-    assert said[1] == ("False" if ObjectCache.default().folder else "True")
+def test_a_process_that_compiles_little_needs_no_llvm(tmp_path: Path) -> None:
+    """Nothing is known of the machine and no code is in the cache: workers ask and compile."""
+    x, y = (helper.make_tensor_value_info(k, TensorProto.FLOAT, [16]) for k in "xy")
+    model = helper.make_model(helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "g", [x], [y]),
+                              opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "add.onnx")
+    code = (f"import sys; import numpy as np, tilewright as tw; e = tw.compile({str(tmp_path / 'add.onnx')!r}, threads=2)\n"
+            "assert (e(np.ones(16, np.float32)) == 2).all(); print('llvmlite.binding' in sys.modules)")
+    environment = {**os.environ, "TILEWRIGHT_CACHE": str(tmp_path / "cache")}
+    said = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout.strip()
+            for _ in range(2)]
+    assert said == ["False", "False"]
+
+
+@pytest.mark.parametrize("command", [[], ["no such program"], [sys.executable, "-c", "raise SystemExit(3)"],
+                                     [sys.executable, "-c", "print(3)"]],
+                         ids=["none", "absent", "fails", "nonsense"])
+def test_without_a_worker_the_process_asks_itself(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = host._ask()
+    monkeypatch.setattr(worker, "llvm_is_loaded", lambda: False)
+    monkeypatch.setattr(worker, "command", lambda *options: command)
+    assert host._ask() == expected and expected.triple

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,15 +57,20 @@ def _read(payload: bytes | None) -> Host | None:
         return None
     try:
         triple, cpu, features = json.loads(payload)
-    except ValueError:
+    except (ValueError, TypeError):  # no such three things
         return None
     return Host(triple, cpu, features)
 
 
 def _ask() -> Host:
-    from llvmlite import binding as llvm
-    try:
-        features = dict(llvm.get_host_cpu_features())
-    except RuntimeError:  # LLVM cannot tell on some systems
-        features = {}
-    return Host(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
+    """What LLVM says: in a process of its own where this one does without LLVM so far."""
+    from .llvm import worker
+    line = [] if worker.llvm_is_loaded() else worker.command("--host")
+    if line:
+        try:
+            run = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+            if (found := _read(run.stdout)) is not None:
+                return found
+        except (OSError, subprocess.CalledProcessError):  # this process may ask as well
+            pass
+    return Host(*worker.host())

@@ -80,13 +80,13 @@ def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.n
             out[name] = env[name] = place.settled(a)
             del a
         elif n.op == "flush_subnormal" and name in types:
-            out[name] = env[name] = _placed(env[n.operands[0].name], place, flush=True)
+            out[name] = env[name] = placed(env[n.operands[0].name], place, flush=True)
         elif name not in inside:
             for v, a in zip(n.outputs, _run(n, env), strict=True):
                 assert (a.shape, a.dtype) == (v.type.shape, v.type.dtype.numpy), f"{n.op}: reference gives {a.dtype}{a.shape}, not {v.type}"
                 env[v.name] = a
                 if v.name in types:
-                    env[v.name] = out[v.name] = _placed(a, place)
+                    env[v.name] = out[v.name] = placed(a, place)
         for v in (packings[name].source,) if name in packings else (v.name for v in (*n.operands, *n.outputs)):
             if last[v] == k and (v in out or v not in types):  # a weight may be a result as it is
                 a = env.pop(v, None)
@@ -94,7 +94,7 @@ def _evaluate(graph: Graph, weights: Mapping[str, np.ndarray]) -> dict[str, np.n
                     files.release(a)
     for k in types:
         if k not in out:
-            out[k] = _placed(env[k], place)
+            out[k] = placed(env[k], place)
             files.release(env[k])
     files.release_all()
     return place.finished({k: out[k] for k in types})
@@ -127,9 +127,16 @@ def _run(n: Node, env: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         return [np.asarray(r) for r in OPS[n.op].reference(n.attrs, *ins)]
 
 
-def _placed(a: np.ndarray, place: Placement, flush: bool = False) -> np.ndarray:
+def placed(a: np.ndarray, place: Placement, flush: bool = False) -> np.ndarray:
+    """A copy of `a` in the memory of the plan's weights; flush: its subnormal numbers become 0."""
     out = place.zeros(TensorType(dtype_of(a.dtype), a.shape))
-    out[...] = a
+    rows = max(1, _RELEASE * len(a) // a.nbytes) if a.nbytes > _RELEASE and file_of(a) is not None and a.flags.c_contiguous else 0
+    if rows:  # its pages in the file would be as much memory again
+        for at in range(0, len(a), rows):
+            out[at:at + rows] = a[at:at + rows]
+            release(a[at:at + rows])
+    else:
+        out[...] = a
     if flush:
         flush_in_place(out)
     return place.settled(out)

@@ -11,7 +11,6 @@ import itertools
 import os
 import queue
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -23,10 +22,13 @@ from ..cache import ObjectCache, cache_key, compiler_version, llvm_version
 from ..target import Target, missing_features, runs_here
 from .elf import Bytes, Image, combine
 from .linker import shared_library
+from .worker import command, llvm_is_loaded, read_text, write_text  # which does not load LLVM
 
 EXTERNAL = ("memcpy", "memmove", "memset")  # what LLVM may make of loops; every C library has them
 _PARALLEL_CHARS = 300_000  # of IR: about a second of compiling; below, starting workers costs more than it gains
 _TYPICAL = 4  # texts that tell how long the others will be
+_APART = 4  # builds with little to compile that a worker does, so that a process with a model or two never loads LLVM
+_built_apart = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ _END = (1, "")  # comes last, once for each worker
 
 
 def _compile_all(jobs: dict[str, Job], target: Target, workers: int) -> dict[str, bytes]:
-    """Where there is much to compile, workers do it, from when this thread still makes texts: LLVM takes some 60 MB, which this
-    process would keep. It compiles what is little, and what workers did not do."""
+    """Where there is much to compile, workers do it, from when this thread still makes texts: LLVM takes some 75 MB, which this
+    process would keep. It compiles what is little once it has LLVM, and what workers did not do."""
     todo: _Queue = queue.PriorityQueue()
     texts: dict[str, str] = {}
     done: dict[str, bytes] = {}
@@ -108,8 +110,9 @@ def _compile_all(jobs: dict[str, Job], target: Target, workers: int) -> dict[str
             todo.put((-len(text), k))
             size += len(text)
             expected = size * len(jobs) // n if n >= _TYPICAL else size
-            if expected >= _PARALLEL_CHARS and not threads:
-                found = _start_workers(min(workers, len(jobs)))
+            much = expected >= _PARALLEL_CHARS
+            if not threads and (much or (n == len(jobs) and not llvm_is_loaded() and next(_built_apart) < _APART)):
+                found = _start_workers(min(workers, len(jobs)) if much else 1)
                 threads = [threading.Thread(target=_serve, args=(p, todo, texts, target, done)) for p in found]
                 for t in threads:
                     t.start()
@@ -139,19 +142,14 @@ def _take(todo: _Queue) -> str:
 
 
 def _start_workers(count: int) -> list[subprocess.Popen[bytes]]:
-    """Fewer than `count` where processes cannot be started or `sys.executable` is no Python interpreter."""
-    if "python" not in os.path.basename(sys.executable or "").lower() or getattr(sys, "frozen", False):
+    """Fewer than `count` where processes cannot be started."""
+    line = command()
+    if not line:
         return []
-    program = os.path.join(os.path.dirname(__file__), "worker.py")
-    from importlib.util import find_spec
-    spec = find_spec("llvmlite")
-    assert spec and spec.origin, "llvmlite"
-    packages = os.path.dirname(os.path.dirname(spec.origin))
     found = []
     for _ in range(count):
         try:
-            found.append(subprocess.Popen([sys.executable, "-P", program, packages], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                          stderr=subprocess.DEVNULL))
+            found.append(subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
         except OSError:
             break
     return found
@@ -160,7 +158,6 @@ def _start_workers(count: int) -> list[subprocess.Popen[bytes]]:
 def _serve(worker: subprocess.Popen[bytes], todo: _Queue, texts: dict[str, str], target: Target,
            done: dict[str, bytes]) -> None:
     """Feeds one worker until there is no more to do or it dies. What it did not answer stays out of `done`."""
-    from .worker import read_text, write_text  # which does not load LLVM
     requests, replies = cast(BinaryIO, worker.stdin), cast(BinaryIO, worker.stdout)
     try:
         while k := todo.get()[1]:

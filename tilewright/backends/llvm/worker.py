@@ -1,7 +1,8 @@
 """LLVM IR text -> optimised object code. Also the program of the build's subprocesses, so it imports llvmlite alone, and that
 only when there is something to compile: a process that just talks to workers does without LLVM.
 
-    python -P worker.py [folder with llvmlite] < requests > replies
+    python -P worker.py FOLDER < requests > replies          FOLDER: where llvmlite is
+    python -P worker.py FOLDER --host                        what LLVM says of this machine, as JSON
 
 llvmlite runs under one lock in each process; subprocesses are how several kernels compile at once. A request is four
 texts (triple, cpu, features, IR), a reply one status byte ("+" object code, "-" error message) and one text; a text is
@@ -9,12 +10,14 @@ its length (8 bytes, little endian) and its bytes. The end of the requests ends 
 """
 from __future__ import annotations
 
+import json
+import os
 import sys
 from functools import cache
 from typing import TYPE_CHECKING, BinaryIO
 
 if __name__ == "__main__":
-    sys.path += sys.argv[1:]
+    sys.path += sys.argv[1:2]
 
 if TYPE_CHECKING:
     import llvmlite.binding as llvm
@@ -127,6 +130,31 @@ def compile_object(ir: str, triple: str, cpu: str, features: str, brief: bool = 
     return tm.emit_object(optimised(ir, tm, triple, brief))
 
 
+def host() -> tuple[str, str, dict[str, bool]]:
+    """(triple of this process, LLVM's name of the processor, feature -> whether it is there: empty where LLVM cannot tell)."""
+    import llvmlite.binding as llvm
+    try:
+        features = dict(llvm.get_host_cpu_features())
+    except RuntimeError:  # on some systems
+        features = {}
+    return llvm.get_process_triple(), llvm.get_host_cpu_name(), features
+
+
+def llvm_is_loaded() -> bool:
+    """Whether this process has LLVM in its memory, some 75 MB of it."""
+    return "llvmlite.binding" in sys.modules
+
+
+def command(*options: str) -> list[str]:
+    """This program's command line; none where `sys.executable` is no Python interpreter."""
+    if "python" not in os.path.basename(sys.executable or "").lower() or getattr(sys, "frozen", False):
+        return []
+    from importlib.util import find_spec
+    spec = find_spec("llvmlite")
+    assert spec and spec.origin, "llvmlite"
+    return [sys.executable, "-P", __file__, os.path.dirname(os.path.dirname(spec.origin)), *options]
+
+
 def read_text(f: BinaryIO) -> bytes | None:
     """None at the end of the stream, torn or not."""
     head = f.read(8)
@@ -155,4 +183,7 @@ def main(requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.stdin.buffer, sys.stdout.buffer)
+    if "--host" in sys.argv:
+        print(json.dumps(host()))
+    else:
+        main(sys.stdin.buffer, sys.stdout.buffer)
