@@ -35,6 +35,7 @@ from .memory import ArenaPlan, plan_arena
 from .passes import default_passes
 from .passes.cse import cse
 from .passes.dce import dce
+from .passes.enlarge_last import enlarge_last
 from .passes.fold_thresholds import fold_thresholds
 from .passes.layout import choose_layouts
 from .passes.loop_bodies import loop_bodies
@@ -90,8 +91,9 @@ class Lowered:
 
 
 def passes_for(target: Target, strict: bool = False, threads: int = 1, sites: Sites | None = None) -> tuple[pipeline.Pass, ...]:
-    """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd),
-    and no product left out. `sites`: who chooses among several ways to compute a part (default: the heuristic, as inside loops)."""
+    """All graph passes, layouts for `target` included. `strict`: no algorithm that trades accuracy for speed (Winograd), no product
+    left out or done before an enlargement. `sites`: who chooses among several ways to compute a part (default: the heuristic, as
+    inside loops)."""
     layouts, inside = _layout_passes(target, strict, threads, sites), (*default_passes(), *_layout_passes(target, strict, threads, None))
     bodies = pipeline.Pass("loop_bodies", lambda g: loop_bodies(g, lambda body: pipeline.run_inside(body, inside)))
     trees = pipeline.Pass("fold_thresholds", fold_thresholds), pipeline.Pass("choose_trees", lambda g: choose_trees(g, target))
@@ -101,7 +103,7 @@ def passes_for(target: Target, strict: bool = False, threads: int = 1, sites: Si
 def _layout_passes(target: Target, strict: bool, threads: int, sites: Sites | None) -> tuple[pipeline.Pass, ...]:
     layouts = (pipeline.Pass("choose_layouts", lambda g: choose_layouts(g, target, strict, threads, sites)),
                pipeline.Pass("cse", cse), pipeline.Pass("dce", dce))
-    return layouts if strict else (pipeline.Pass("skip_padding", skip_padding), *layouts)
+    return layouts if strict else (pipeline.Pass("enlarge_last", enlarge_last), pipeline.Pass("skip_padding", skip_padding), *layouts)
 
 
 def lower_graph(graph: Graph, options: Options) -> Lowered:
