@@ -58,7 +58,7 @@ def _parallel_steps(s: Scheduled) -> tuple[Step, ...]:
 
 def workspace_bytes(s: Scheduled) -> int:
     """Bytes of scratch memory that each concurrent call of the kernel needs."""
-    return local_layout(s)[2]
+    return local_layout(s).bytes
 
 
 class _KernelEmitter(MicrokernelEmitter):
@@ -73,8 +73,10 @@ class _KernelEmitter(MicrokernelEmitter):
         bases: dict[str, ir.Value] = {b.name: a for b, a in zip(names, fn.args, strict=False)}
         workspace, self.begin, self.end, ctx = fn.args[len(names):]
         super().__init__(module, target, Frame(builder, bases, ctx), library)
-        self.locals, offsets, _ = local_layout(s)
-        for name, at in offsets.items():
+        layout = local_layout(s)
+        self.locals = layout.storage
+        bases.update({name: bases[y] for name, y in layout.outputs.items()})
+        for name, at in layout.offsets.items():
             if at < 0:
                 slot = builder.alloca(ir.ArrayType(ir.IntType(8), -at))
                 slot.align = 64

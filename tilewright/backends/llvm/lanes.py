@@ -53,15 +53,16 @@ def type_suffix(t: ir.Type) -> str:
 
 
 def intrinsic(b: ir.IRBuilder, name: str, args: Sequence[ir.Value], result: ir.Type | None = None,
-              types: Sequence[ir.Type] | None = None) -> ir.Value:
-    """Call of `llvm.<name>`, overloaded on `types` (default: the first argument's; none for target intrinsics)."""
+              types: Sequence[ir.Type] | None = None, flags: Sequence[str] = ()) -> ir.Value:
+    """Call of `llvm.<name>`, overloaded on `types` (default: the first argument's; none for target intrinsics). flags: what of
+    IEEE 754 it may ignore ("nsz": the signs of zeros)."""
     result = args[0].type if result is None else result
     suffixes = [type_suffix(t) for t in ((args[0].type,) if types is None else types)]
     full = ".".join(["llvm", name, *suffixes])
     fn = b.module.globals.get(full)
     if fn is None:
         fn = ir.Function(b.module, ir.FunctionType(result, [a.type for a in args]), full)
-    return b.call(fn, list(args))
+    return b.call(fn, list(args), fastmath=flags)
 
 
 def freeze(b: ir.IRBuilder, v: ir.Value) -> ir.Value:

@@ -1,20 +1,32 @@
-"""Where the local buffers of a scheduled program live: on the stack, or in the workspace that the caller provides."""
+"""Where the local buffers of a scheduled program live: on the stack, in the workspace that the caller provides, or in an output."""
 from __future__ import annotations
 
-from ...ir.affine import linear
-from ...ir.expr import Axis, Var, loads, reduces
+import math
+from dataclasses import dataclass, field
+
+from ...ir.affine import address, flat_address, linear
+from ...ir.expr import Axis, Buffer, Var, loads, reduces
 from ...ir.loops import Fuse, Scheduled, Split, Stage
+from ...ir.program import Compute
 from ...ir.types import contiguous_strides
 from .emit_expr import LocalStorage
 
 ALLOCA_BYTES = 4096   # local buffers up to this size live on the stack, larger ones in the caller's workspace
 
 
-def local_layout(s: Scheduled) -> tuple[dict[str, LocalStorage], dict[str, int], int]:
-    """(storage of each local buffer, its offset in the workspace or minus its size on the stack, workspace bytes)."""
-    storage: dict[str, LocalStorage] = {}
-    offsets: dict[str, int] = {}
-    total = 0
+@dataclass(slots=True)
+class LocalLayout:
+    """storage: of each local buffer. offsets: into the workspace, or minus the size on the stack. outputs: the output whose memory a
+    buffer has. bytes: of the workspace."""
+
+    storage: dict[str, LocalStorage] = field(default_factory=dict)
+    offsets: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
+
+
+def local_layout(s: Scheduled) -> LocalLayout:
+    out = LocalLayout()
     for p, st in enumerate(s.stages):
         buf = st.compute.buffer
         if buf in s.program.outputs:
@@ -24,17 +36,43 @@ def local_layout(s: Scheduled) -> tuple[dict[str, LocalStorage], dict[str, int],
         shared = frozenset(x.axis for x in st.loops[:depth])
         sizes = tuple(_unshared(a, st, shared) for a in st.compute.axes)
         strides = tuple(0 if n == 1 else k for n, k in zip(sizes, contiguous_strides(sizes), strict=True))
-        storage[buf.name] = LocalStorage(strides, shared)
-        nbytes = buf.dtype.bytes
-        for n in sizes:
-            nbytes *= n
+        nbytes = buf.dtype.bytes * math.prod(sizes)
+        y = _becomes(s, p) if nbytes > ALLOCA_BYTES else None
+        if y is not None and y.name not in out.outputs.values():
+            out.storage[buf.name] = LocalStorage(y.strides, frozenset())
+            out.outputs[buf.name] = y.name
+            continue
+        out.storage[buf.name] = LocalStorage(strides, shared)
         if nbytes > ALLOCA_BYTES:
-            over = _overwritten(s, p, storage, offsets)
-            offsets[buf.name] = total if over is None else offsets[over]
-            total += -(-nbytes // 64) * 64 if over is None else 0
-        else:
-            offsets[buf.name] = -max(nbytes, 1)
-    return storage, offsets, total
+            over = _overwritten(s, p, out.storage, out.offsets)
+            out.offsets[buf.name] = out.bytes if over is None else out.offsets[over]
+            out.bytes += -(-nbytes // 64) * 64 if over is None else 0
+        else:  # LLVM may keep it in registers
+            out.offsets[buf.name] = -max(nbytes, 1)
+    return out
+
+
+def _becomes(s: Scheduled, p: int) -> Buffer | None:
+    """The output that stage p's result becomes, element by element (powers, divided by their sum): they can share its memory. An
+    input may have that memory too: stage p may read inputs only where it writes, and no stage between the two may read any."""
+    st, local = s.stages[p], {x.compute.buffer.name for x in s.stages} - {b.name for b in s.program.outputs}
+    buf = st.compute.buffer
+    last = next((k for k in reversed(range(p + 1, len(s.stages))) if buf in s.stages[k].compute.reads), p)
+    y = s.stages[last].compute.buffer
+    if last == p or y not in s.program.outputs or (y.dtype, y.shape) != (buf.dtype, buf.shape) or reduces(st.compute.body) \
+            or reduces(s.stages[last].compute.body) or any(x.inside is not None or x.tensorize is not None for x in s.stages[p:last + 1]):
+        return None
+    if any(x.compute.buffer in s.program.outputs for x in s.stages[p:last]) or any(
+            b.name not in local for x in s.stages[p + 1:last + 1] for b in x.compute.reads):
+        return None
+    return y if _in_place(st.compute, {b.name for b in st.compute.reads} - local, y.strides) \
+        and _in_place(s.stages[last].compute, {buf.name}, buf.strides) else None
+
+
+def _in_place(c: Compute, names: set[str], strides: tuple[int, ...]) -> bool:
+    """Whether c reads these buffers only where it would write, had its result these strides."""
+    own = flat_address(tuple(map(Var, c.axes)), strides)
+    return all(x.where is None and address(x) == own for x in loads(c.body) if x.buffer.name in names)
 
 
 def _overwritten(s: Scheduled, p: int, storage: dict[str, LocalStorage], offsets: dict[str, int]) -> str | None:

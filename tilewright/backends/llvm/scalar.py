@@ -130,11 +130,16 @@ def _binary(fn: str, x: V, y: V, dtype: DType, target: Target) -> ir.Value:
 
 
 def _minmax(x: V, y: V, fn: str, target: Target) -> V:
-    """NaN in either operand gives NaN. x86: minps(x, y) returns y when unordered, so only a NaN in x needs a blend."""
+    """NaN in either operand gives NaN. x86's minps(y, x) returns x when unordered, so a constant y, which is no NaN, needs nothing
+    else, and other operands a blend where y is NaN. It depends on y alone: a reduction passes its total as x, whose next value then
+    waits for one instruction (with AVX-512 minps itself is masked). LLVM makes two comparisons of the same choice said by `select`."""
     if target.arch == "aarch64":
         return V(x.b, intrinsic(x.b, "minimum" if fn == "min" else "maximum", [x.v, y.v]))
-    r = (x.lt(y) if fn == "min" else x.gt(y)).where(x, y)
-    return x.isnan().where(x, r)
+    if isinstance(y.v, ir.Constant):
+        r = (x.lt(y) if fn == "min" else x.gt(y)).where(x, y)
+        return x.isnan().where(x, r)
+    name = "minimum" if fn == "min" else "maximum"
+    return V(x.b, intrinsic(x.b, name, [y.v, x.v], flags=("nsz",)))
 
 
 def _to_integral(x: V, fn: str, target: Target) -> V:
