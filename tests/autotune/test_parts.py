@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -11,6 +12,7 @@ from tests.autotune.programs import matmul, task
 from tilewright.autotune.builder import KERNEL, Parts, build
 from tilewright.autotune.schedules import space_of
 from tilewright.backends.llvm.emit import emit_kernel
+from tilewright.backends.llvm.jit import compile_ir
 from tilewright.errors import ScheduleError
 
 
@@ -58,3 +60,13 @@ def test_candidates_share_objects() -> None:
     assert build(t, [], parts).objects == first.objects
     assert parts.size == 0, "nothing was made anew"
     assert build(t, []).objects == first.objects
+
+
+def test_finalists_are_the_code_that_a_model_runs() -> None:
+    """The kernel is an object of its own, compiled by all passes; trials' is not, and both are kept apart."""
+    t = replace(task(matmul(37, 64, 96)), final=True)
+    built = build(t, [], Parts())
+    kernel, drive = built.objects
+    assert kernel == compile_ir(emit_kernel(t.default(), t.target, KERNEL), t.target)
+    assert kernel not in build(replace(t, final=False), [], Parts()).objects and drive
+    assert t.hash == replace(t, final=False).hash and t.code_key != replace(t, final=False).code_key

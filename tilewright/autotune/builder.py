@@ -12,6 +12,7 @@ import gc
 import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import BinaryIO, cast
 
@@ -90,7 +91,7 @@ def build_scheduled(task: Task, s: Scheduled, parts: Parts | None = None) -> Bui
     """The same for a scheduled program."""
     parts = parts or Parts()
     parts.begin()
-    text = emit_kernel(s, task.target, KERNEL, parts)
+    text = emit_kernel(s, task.target, KERNEL, None if task.final else parts)
     if (size := len(text) + parts.size) > MOST_IR:
         raise ScheduleError(f"the kernel has {size >> 20} MiB of LLVM IR")
     micro = parts.objects(task.target)
@@ -98,20 +99,28 @@ def build_scheduled(task: Task, s: Scheduled, parts: Parts | None = None) -> Bui
     members = team(seconds(task.work, task.target, any(st.compute.reduce_axes for st in s.stages)), trips, task.threads)
     step = align_up(workspace_bytes(s))
     ins, outs = len(task.program.inputs), len(task.program.outputs)
-    if members == 1:
-        objects = (_compile(text + _drive_alone(ins + outs, trips), task.target),)
-    else:
+    if members > 1:
         entry = emit_entry(_plan(task.program, trips, members, step)) + _drive_team(ins, outs)
-        objects = (_compile(text, task.target), _compile(entry, task.target))
+        objects = (_compile(text, task.target, not task.final), _compile(entry, task.target))
+    elif task.final:
+        drive = _declaration(ins + outs) + _drive_alone(ins + outs, trips)
+        objects = (_compile(text, task.target, brief=False), _compile(drive, task.target))
+    else:
+        objects = (_compile(text + _drive_alone(ins + outs, trips), task.target),)
     return Built((*objects, *micro), step * members, s.packs, members)
 
 
-def _compile(text: str, target: Target) -> bytes:
-    """By two of LLVM's passes: the order of candidates is the same as after more of them, as far as timing can tell (rank correlation
-    0.86 to 0.99 beside 0.89 to 0.99 between two measurements of the same code; medians within 3%), in less than half the time. Code
-    generation is as ever: without loop strength reduction or with fast instruction selection the order is another. What wins is
-    measured again in the whole model, compiled as ever."""
-    return compile_object(text, target.triple, target.cpu, target.features, brief=True)
+def _compile(text: str, target: Target, brief: bool = True) -> bytes:
+    """brief: by two of LLVM's passes: the order of candidates is the same as after more of them, as far as timing can tell (rank
+    correlation 0.86 to 0.99 beside 0.89 to 0.99 between two measurements of the same code; medians within 3%), in less than half the
+    time. Code generation is as ever: without loop strength reduction or with fast instruction selection the order is another.
+    Finalists are compiled as a model's kernels are: alone, with their microkernels, by all passes."""
+    return compile_object(text, target.triple, target.cpu, target.features, brief)
+
+
+def _declaration(args: int) -> str:
+    """Of the kernel, for a driver that is compiled apart from it."""
+    return f"declare void @{KERNEL}({', '.join(['ptr'] * (args + 1))}, i64, i64, ptr)\n"
 
 
 def _drive_alone(args: int, trips: int) -> str:
@@ -146,9 +155,9 @@ def _plan(p: Program, trips: int, members: int, step: int) -> Plan:
 
 # -- the process -------------------------------------------------------------------------------------------------------
 @cache
-def _task(workload: str, target: str, threads: int) -> Task:
+def _task(workload: str, target: str, threads: int, final: bool) -> Task:
     import json
-    return parse_workload(workload, Target.from_json(json.loads(target)), threads)
+    return replace(parse_workload(workload, Target.from_json(json.loads(target)), threads), final=final)
 
 
 def main(requests: BinaryIO, replies: BinaryIO) -> None:
@@ -163,7 +172,7 @@ def main(requests: BinaryIO, replies: BinaryIO) -> None:
         except Closed:
             return
         try:
-            task = _task(cast(str, r["workload"]), cast(str, r["target"]), cast(int, r["threads"]))
+            task = _task(cast(str, r["workload"]), cast(str, r["target"]), cast(int, r["threads"]), r["final"] is True)
             made = build(task, cast("list[Json]", r["steps"]), parts)
             combine(made.objects)  # a damaged object shows here
         except (TilewrightError, IRError) as e:

@@ -97,7 +97,8 @@ class ProcessBuilder:
         self._process = Process("tilewright.autotune.builder")
 
     def build(self, task: Task, steps: Steps, seconds: float) -> Built | str:
-        request = {"workload": task.workload, "target": json.dumps(task.target.to_json()), "threads": task.threads, "steps": steps}
+        request = {"workload": task.workload, "target": json.dumps(task.target.to_json()), "threads": task.threads, "steps": steps,
+                   "final": task.final}
         r, blobs = self._process.ask(request, (), seconds)
         return cast(str, r["error"]) if "error" in r else Built.of(r, blobs)
 
@@ -186,8 +187,8 @@ class Measurer:
     def submit(self, task: Task, steps: Steps) -> Future[Result]:
         """Builds and measures one candidate; [] is the default schedule."""
         with self._lock:
-            known = self._bases.get(task.hash)
-            base = self._bases[task.hash] = known or Future()
+            known = self._bases.get(task.code_key)
+            base = self._bases[task.code_key] = known or Future()
         if known is None:
             self._add(_Trial(task, None, base))
         trial = _Trial(task, steps, base)
@@ -254,7 +255,7 @@ class Measurer:
     def _code(self, builder: Builder, task: Task, steps: Steps) -> Built | Result:
         if isinstance(task, SiteTask):
             return Built((), 0, ())  # they are compiled where they run
-        key = task.hash, json.dumps(steps, sort_keys=True)
+        key = task.code_key, json.dumps(steps, sort_keys=True)
         with self._lock:
             if key in self._kept:  # finalists come again
                 return self._kept[key]
@@ -307,7 +308,7 @@ class Measurer:
         base = t.base.result()
         if isinstance(base, Result):
             return replace(base, error=f"the default schedule: {base.error}")
-        built, key = t.built or base, t.task.hash
+        built, key = t.built or base, t.task.code_key
         try:
             found = self._run(t.task, base, built)
             for _ in range(AGAIN):
@@ -324,7 +325,7 @@ class Measurer:
         """One measurement of a candidate. Raises Died."""
         if self._runner.fresh:
             self._known.clear()
-        key = task.hash
+        key = task.code_key
         for _ in range(2):
             if key not in self._known and (problem := self._introduce(task, base)):
                 return Result("wrong_result", error=problem)
@@ -352,13 +353,13 @@ class Measurer:
 
     def _introduce(self, task: Task, base: Built) -> str | None:
         """Tells the runner of a task; what is wrong with the task's default, if anything."""
-        request = base.header() | {"op": "task", "task": task.hash, "workload": task.workload, "threads": task.threads, "seed": self._seed,
-                                   "target": json.dumps(task.target.to_json())}
+        request = base.header() | {"op": "task", "task": task.code_key, "workload": task.workload, "threads": task.threads,
+                                   "seed": self._seed, "target": json.dumps(task.target.to_json())}
         r, _ = self._runner.ask(request, base.objects, self.limits.setup)
         if r["error"] is not None:
             return cast(str, r["error"])
-        self._known.add(task.hash)
-        self._nominal[task.hash] = min(self._nominal.get(task.hash, cast(int, r["base_ns"])), cast(int, r["base_ns"]))
+        self._known.add(task.code_key)
+        self._nominal[task.code_key] = min(self._nominal.get(task.code_key, cast(int, r["base_ns"])), cast(int, r["base_ns"]))
         return None
 
     def _result(self, key: str, r: Header) -> Result:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from types import TracebackType
 from typing import Protocol, cast
@@ -65,7 +65,7 @@ class Remote:
     def submit(self, task: Task, steps: Steps) -> Future[Result]:
         out: Future[Result] = Future()
         target = NATIVE if task.target.name == NATIVE else json.dumps(task.target.to_json())
-        args = (task.workload, target, task.threads, json.dumps(steps), self._settings)
+        args = (task.workload, target, task.threads, json.dumps(steps), self._settings, task.final)
         theirs = self._pool.submit(measure, *args, **({"pure": False} if self._dask else {}))
         theirs.add_done_callback(lambda f: _hand_over(f, out))  # type: ignore[attr-defined]
         return out
@@ -106,10 +106,10 @@ def describe() -> str:
     return json.dumps(Target.host().to_json())
 
 
-def measure(workload: str, target: str, threads: int, steps: str, settings: str) -> Answer:
+def measure(workload: str, target: str, threads: int, steps: str, settings: str, final: bool = False) -> Answer:
     """One trial on this machine. Arguments and result are text and numbers, so that nothing of ours needs to be pickled."""
     here = Target.host() if target == NATIVE else Target.from_json(json.loads(target))
-    task = parse_workload(workload, here, threads)
+    task = replace(parse_workload(workload, here, threads), final=final)
     r = _measurer(here, threads, settings).submit(task, json.loads(steps)).result()
     return {"status": r.status, "samples_ns": list(r.samples_ns), "error": r.error, "base_ns": list(r.base_ns), "nominal_ns": r.nominal_ns,
             "target": json.dumps(here.to_json())}

@@ -29,7 +29,7 @@ _PACKABLE = "packable:"
 class Task:
     """workload: the canonical text. program: parsed from it, so its buffers are called b0, b1, …; packable: those of its
     inputs that the caller can lay out beforehand (weights). uses: kernels of the model that are this program. label: what the
-    model calls them, for people."""
+    model calls them, for people. final: candidates are built as a model builds them, not as fast as will do to rank them."""
 
     workload: str
     program: Program = field(compare=False)
@@ -38,6 +38,7 @@ class Task:
     threads: int = 1
     uses: int = 1
     label: str = ""
+    final: bool = field(default=False, kw_only=True)
 
     @cached_property
     def hash(self) -> str:
@@ -46,6 +47,11 @@ class Task:
     @cached_property
     def work(self) -> Work:
         return work(self.program)
+
+    @property
+    def code_key(self) -> str:
+        """What code of the task is kept by: there are two kinds of it."""
+        return f"{self.hash} final" if self.final else self.hash
 
     def default(self) -> Scheduled:
         """The heuristic's schedule: what is to be beaten."""
