@@ -1,6 +1,6 @@
 """The decision at the end: what was fast alone must be fast in the model.
 
-    1. finalists: the best few of each task are measured again, each by turns with the default
+    1. finalists: the best few of each task are measured again, built as a model builds them, each by turns with the default
     2. in place:  builds with the finalists run as whole models, step by step beside one without them; each task keeps what was
                   fastest there, with the caches as they are in a real call
     3. whole:     the model so composed, also with its parts computed in other ways, beside the untuned one, burst by burst;
@@ -8,6 +8,7 @@
 """
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ VARIANTS = 3         # builds of the whole model that finalists are tried in
 NEGLIGIBLE = 5e-4    # share of the time of a call: tasks below keep their default
 LEAST_GAIN = 1.01    # alone: with less, a schedule is no finalist
 IN_CALLS, IN_CALLS_SECONDS = 12, 1.5  # tasks that are tried in whole calls; seconds of each
+WAYS_SECONDS = 20.0  # for ways to compute sites that are tried in whole calls, where the caller says nothing
 WHOLE_SECONDS = 5.0
 WHOLE_GAIN = 1.004   # of a call: less is not told from noise, and the untuned is kept
 QUIET_GAIN = 0.985   # of the calls that were disturbed least: fewer of them are seen, so noise is larger
@@ -127,6 +129,20 @@ def _best_whole(m: Subject, default: Executable, candidates: Sequence[Chosen], d
     return best[0]
 
 
+def faster_ways(m: Subject, ways: Mapping[str, Steps], view: Watcher, seconds: float | None) -> Chosen:
+    """Without the ways to compute sites that make calls of the whole model slower, each tried for itself, as given: what a copy between
+    layouts or an image beyond the caches costs shows there only. Those for which no time is left stay: the whole is judged at the end."""
+    view.say(f"trying {len(ways)} other ways to compute sites in the whole model")
+    base, out, stop = m.build({}), dict(ways), time.monotonic() + (WAYS_SECONDS if seconds is None else seconds)
+    data = _data(base, m.inputs)
+    for task in ways:
+        if time.monotonic() > stop:
+            break
+        if compare(base, m.build({task: ways[task]}), data, IN_CALLS_SECONDS).gain < 1.0:
+            del out[task]
+    return out
+
+
 def finalists(session: Session) -> dict[str, list[tuple[float, Steps]]]:
     """Task -> (speedup over the default, steps) of its best schedules by a second measurement, fastest first; the tasks in the order
     of what they save."""
@@ -139,7 +155,7 @@ def finalists(session: Session) -> dict[str, list[tuple[float, Steps]]]:
         asked += [(s, steps, []) for _, steps in best]
     for _ in range(ROUNDS):
         for s, steps, futures in asked:
-            futures.append(session.pool.submit(s.task, steps))
+            futures.append(session.pool.submit(replace(s.task, final=True), steps))
     out: dict[str, list[tuple[float, Steps]]] = {}
     for s, steps, futures in asked:
         speedup = float(np.median([f.result().speedup for f in futures]))

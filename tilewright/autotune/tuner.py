@@ -23,6 +23,7 @@ from ..backends.executable import Executable
 from ..backends.target import runs_here
 from ..compiler.build import Options, lower_graph, make_options
 from ..compiler.compile import Inputs, first_graph
+from ..compiler.threads import seconds as rough_seconds
 from ..errors import InputError, TargetError
 from .extract import tasks_of, tasks_of_lowered
 from .log import Hardware, Record, Steps, TuningLog, record
@@ -43,7 +44,8 @@ TRIALS_A_TASK = 32    # where the caller says neither trials nor seconds
 AT_ONCE = 8           # candidates that a search proposes together
 LITTLE = 0.002        # of the model's time: stop when no more than this is expected to be gained
 SITES_SHARE = 0.34    # of the budget, for the ways to compute parts of the graph
-LEAST_SITE = 0.01     # of the work of all sites: smaller ones keep the heuristic's way
+IN_MODEL_SHARE = 0.1  # of the budget, for trying these ways in the whole model
+LEAST_SITE = 0.01     # of the rough time of all sites: smaller ones keep the heuristic's way
 WAY_GAIN = 1.03       # times faster than the heuristic's way, alone; in the model it is decided again
 _POLL = 0.2           # seconds between looks at the clock
 
@@ -331,7 +333,7 @@ def tune_model(model: object, *, inputs: Inputs | None, target: str | Target, th
                trials: int | None, seconds: float | None, log: Path, pool: Executor | object | None, seed: int, cold: bool,
                watch: Watcher | None, only: Sequence[str], options: Mapping[str, float]) -> Tuned:
     """`tilewright.tune`, which see."""
-    from .final import Subject, decide
+    from .final import Subject, decide, faster_ways
     from .view import default_view
     chosen = make_options(target, threads, precision, None, True, strict)
     if not runs_here(chosen.target) and pool is None:
@@ -349,16 +351,18 @@ def tune_model(model: object, *, inputs: Inputs | None, target: str | Target, th
         known = ", ".join(dict.fromkeys(t.label for t in (*tasks, *site_tasks(low, chosen)))) or "none"
         raise InputError(f"no task is called {', '.join(only)}; the model's are {known}")
     limit = trials if trials is not None else 10**9 if seconds is not None else TRIALS_A_TASK * (len(searched) + len(sites))
-    view = watch or default_view()
+    view, subject = watch or default_view(), Subject(model, inputs, chosen, sites)
     with ExitStack() as stack:
         measurer = _pool(pool, chosen, seed, cold, _limits(options), stack)
         ways, states, used = _ways(sites, TuningLog(log), measurer, view, limit, seconds, seed)
+        if ways and runs_here(chosen.target):
+            ways = faster_ways(subject, ways, view, None if seconds is None else IN_MODEL_SHARE * seconds)
         if ways:
             searched = _wanted(tasks_of(graph, replace(chosen, schedules=Fixed(ways))), only)
         left = None if seconds is None else max(1.0, seconds - (time.monotonic() - began))
         session = Session(searched, TuningLog(log), measurer, view, limit - used, left, seed)  # which reads the whole log for itself
         session.run()
-        outcome = decide(Subject(model, inputs, chosen, sites), session, view, ways)
+        outcome = decide(subject, session, view, ways)
     ceiling = measure(chosen.target, chosen.threads) if pool is None else None
     return Tuned(graph.name, outcome.executable, [*states, *session.states.values()], outcome.chosen, log, outcome.untuned, outcome.tuned,
                  outcome.why, session.stopped, time.monotonic() - began, outcome.gain, ceiling)
@@ -371,15 +375,18 @@ def _wanted(tasks: Sequence[AnyTask], only: Sequence[str]) -> list[AnyTask]:
 def _ways(sites: Sequence[SiteTask], log: TuningLog, pool: Pool, view: Watcher, trials: int, seconds: float | None,
           seed: int) -> tuple[dict[str, Steps], list[TaskState], int]:
     """First of all, how parts of the graph are computed, because the kernels follow from it: (what was faster than the heuristic's
-    ways by more than noise, what is known of each site, trials used). Takes a part of the budget at most; heavy sites first."""
+    ways by more than noise, those that save most first; what is known of each site; trials used). Takes a part of the budget at
+    most; sites that take long first."""
     if not sites:
         return {}, [], 0
-    total = sum(t.work.flops * t.uses for t in sites) or 1
-    worth = [t for t in sorted(sites, key=lambda t: -t.work.flops * t.uses) if t.work.flops * t.uses >= LEAST_SITE * total]
+    cost = {t.hash: t.uses * rough_seconds(t.work, t.target, True) for t in sites}
+    least = LEAST_SITE * sum(cost.values())
+    worth = [t for t in sorted(sites, key=lambda t: -cost[t.hash]) if cost[t.hash] >= least]
     most = max(len(worth), int(SITES_SHARE * trials))
     session = Session(worth, log, pool, view, min(most, trials), None if seconds is None else SITES_SHARE * seconds, seed)
     session.run()
-    found = {h: s.steps for h, s in session.states.items() if s.steps and s.best > WAY_GAIN}
+    faster = sorted((s for s in session.states.values() if s.steps and s.best > WAY_GAIN), key=lambda s: s.seconds * s.task.uses - s.share)
+    found = {s.task.hash: s.steps for s in faster}
     return found, list(session.states.values()), session.used
 
 

@@ -1,6 +1,7 @@
 """Sites: parts of a graph that can be computed in several ways where the better one is not certain before it is measured.
 
     convolution   a 3x3 convolution of stride 1: direct sums, or Winograd's with tiles of 2 or 4, in strips or step by step
+    layout        convolutions with few channels, or at the ends of a net, and what joins them: images plain, or in blocks of channels
     attention     matmul, softmax, matmul: one kernel or three
     norm          layer norm after a product: in its kernel, or a pass of its own
     epilogue      long maps after a contraction: in its registers, or a pass of their own
@@ -13,7 +14,7 @@ site is called in a log is its graph's text: no names of the model, no weights.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -63,10 +64,14 @@ class Sites:
         return d.option
 
 
-def part(nodes: Sequence[Node], weights: Iterable[str], blocks: int = 0) -> Graph:
+def part(nodes: Sequence[Node], weights: Iterable[str], blocks: int = 0, inside: Container[str] | None = None) -> Graph:
     """The nodes as a graph of their own with canonical names: inputs x0, x1, … and, where `weights` has their names, w0, w1, …;
-    what nobody among the nodes reads is a result. blocks: images with plain channels come and go in blocks of so many."""
+    what nobody among the nodes reads is a result. blocks: images with plain channels come and go in blocks of so many; inside: only
+    these of them."""
     known = frozenset(weights)
+
+    def split(v: Value) -> bool:
+        return bool(blocks) and v.name not in known and v.type.rank == 4 and (inside is None or v.name in inside)
     names: dict[str, Value] = {}
     inputs: list[Value] = []
     body: list[Node] = []
@@ -78,7 +83,7 @@ def part(nodes: Sequence[Node], weights: Iterable[str], blocks: int = 0) -> Grap
 
     def given(v: Value) -> Value:
         new = fresh("w" if v.name in known else "x", v)
-        if blocks and v.name not in known and v.type.rank == 4:
+        if split(v):
             outer, entry = _entry(new, fresh("v", v), blocks)
             inputs.append(outer)
             body.append(entry)
@@ -91,11 +96,12 @@ def part(nodes: Sequence[Node], weights: Iterable[str], blocks: int = 0) -> Grap
         outs = tuple(fresh("v", v) for v in n.outputs)
         names |= {v.name: o for v, o in zip(n.outputs, outs, strict=True)}
         body.append(Node(n.op, ins, n.attrs, outs))
-    ends = [names[v.name] for n in nodes for v in n.outputs if v.name not in read]
-    if blocks:
-        exits = [_exit(v, fresh("v", v), blocks) for v in ends if v.type.rank == 4]
-        body += exits
-        ends = [n.outputs[0] for n in exits] or ends
+    ends: list[Value] = []
+    for v in (v for n in nodes for v in n.outputs if v.name not in read):
+        ends.append(names[v.name])
+        if split(v):
+            body.append(_exit(names[v.name], fresh("v", v), blocks))
+            ends[-1] = body[-1].outputs[0]
     return Graph("site", tuple(inputs), tuple(ends), tuple(body))
 
 

@@ -24,17 +24,14 @@ from ...ir.ops.elementwise import Map
 from ...ir.ops.pool import POOLS
 from ...ir.ops.slices import SliceAttrs
 from ...ir.ops.upsample import FactorAttrs
-from ...ir.ops.window import WindowAttrs
 from ...ir.ops.winograd_strips import StripAttrs
 from ...ir.ops.winograd_tiles import transform
 from ...ir.types import F32, TensorType
 from ..schedule.source import HEURISTIC
 from ..sites import Site, Sites, part
 from .dilation import Phases, phases, put_together, take_apart
+from .layout_sites import BLOCKED, PLAIN, decide_forms, forms_of, reads_plain, skips
 from .winograd_choice import Form, Layer, best_form, form_of, name_of, ways
-
-MIN_GROUP = 4     # narrower groups leave most lanes of a vector empty
-MIN_CHANNELS = 8  # fewer output channels than this waste more lanes than blocks are worth
 
 
 def choose_layouts(g: Graph, target: Target, strict: bool = False, threads: int = 1, sites: Sites | None = None) -> Graph:
@@ -52,6 +49,7 @@ class _Layouts:
     def __init__(self, g: Graph, target: Target, strict: bool, threads: int, sites: Sites):
         self.g, self.c, self.strict = g, max(4, target.vector_bytes // 4), strict
         self.target, self.threads, self.sites = target, threads, sites
+        self.forms = decide_forms(g, self.c, target, strict, self.sites)
         self.readers: dict[str, list[Node]] = {}
         for n in g.nodes:
             for v in n.operands:
@@ -132,7 +130,7 @@ class _Layouts:
         if n.op == "transpose" and x is not None and x.name in self.images:
             return self._rows(n, x, b)
         if not any(v is not None and v.name in self.virtual for v in ins):
-            if n.op in POOLS and x is not None and isinstance(n.attrs, WindowAttrs) and self._skips(n.attrs, x.type):
+            if x is not None and skips(n):
                 return self._new(n, self._pool(n, self.to_blocked(x, b), b), b)
             if x is None or not self._ends_blocked(n):
                 return None
@@ -185,7 +183,8 @@ class _Layouts:
             for r in self.readers.get(name := open_.pop(), ()) or (None,):
                 if r is None:
                     return False
-                if r.op == "conv" and r.inputs[0] is not None and r.inputs[0].name == name and r.attrs.groups == 1:  # type: ignore[attr-defined]
+                if r.op == "conv" and self.forms.get(r.outputs[0].name) == BLOCKED and r.operands[0].name == name \
+                        and r.attrs.groups == 1:  # type: ignore[attr-defined]
                     reached = True
                 elif r.op in ("resample", "repeat") or isinstance(OPS[r.op], Map) or r.op == "concat" and r.attrs.axis == 1:  # type: ignore[attr-defined]
                     fresh = [v.name for v in r.outputs if v.name not in seen]
@@ -312,12 +311,6 @@ class _Layouts:
                 else self.to_blocked(v, b) for k, v in enumerate(ins)]
         return self._interleaved(n, [b.emit(n.op, [x if k in where else v for k, v in enumerate(rest)], n.attrs)[0] for x in parts], a, b)
 
-    @staticmethod
-    def _skips(a: WindowAttrs, x: TensorType) -> bool:
-        """Whether a window's neighbours along a row of a plain image are no neighbours in memory, so that only channels can be
-        lanes."""
-        return x.rank == 4 and len(a.strides) == 2 and a.strides[1] > 1 and x.dtype == F32 and x.shape[1] >= MIN_CHANNELS and x.size > 0
-
     def _pool(self, n: Node, xb: Value, b: GraphBuilder) -> Value:
         from dataclasses import replace
         a = n.attrs
@@ -352,21 +345,18 @@ class _Layouts:
         x, w, bias = ins[0], ins[1], ins[2] if len(ins) > 2 else None
         assert x is not None and w is not None and isinstance(n.attrs, ConvAttrs)
         a, out = n.attrs, n.outputs[0].type
-        if out.dtype != F32 or out.rank != 4 or out.size == 0 or x.type.size == 0:
+        legal = forms_of(n, self.c)
+        if not legal or self.forms.get(n.outputs[0].name, legal[0]) == PLAIN:
             return None
         w = self.plain(w, b)
         bias = None if bias is None else self.plain(bias, b)
         g, o, i = a.groups, out.shape[1], w.type.shape[1]
         if g > 1 and g == o == x.type.shape[1]:
             return self._new(n, self._depthwise(x, w, bias, a, b), b)
-        if g > 1 and o // g == i < self.c and self.c % i == 0 and self._groups_in_blocks(i, a, out):
+        if g > 1 and o // g == i < self.c:
             return self._regrouped(n, self._narrow_groups(x, w, bias, a, b), b)
-        if g > 1 and (i % self.c or (o // g) % self.c):
-            return None
-        if o < MIN_CHANNELS:
-            return None
         c = self.c
-        small = x.name not in self.virtual and x.name not in self.blocked and i < c and g == 1
+        small = x.name not in self.virtual and x.name not in self.blocked and reads_plain(n, c)
         xi = self.plain(x, b) if small else self.to_blocked(x, b)
         if not small and (form := self._form(n, w, x.type, out)) is not None:
             return self._new(n, self._winograd(xi, w, bias, self._phases(x.type, out, a), form, b), b)
@@ -438,11 +428,6 @@ class _Layouts:
         b2 = None if bias is None else b.op("reshape", bias, shape=(blocks, c))
         return b.op("conv_depthwise", self._padded(self.to_blocked(x, b), a, b), w4, b2, strides=a.strides, dilations=a.dilations,
                     in_block=c, out_block=c)
-
-    def _groups_in_blocks(self, width: int, a: ConvAttrs, out: TensorType) -> bool:
-        """Whether lanes had better be the `width` channels of a group than points of a row, which takes plain images, long rows
-        and neighbours in memory."""
-        return 2 * width >= self.c or width >= MIN_GROUP and (a.strides[1] > 1 or out.shape[3] < self.c)
 
     def _narrow_groups(self, x: Value, w: Value, bias: Value | None, a: ConvAttrs, b: GraphBuilder) -> Value:
         """Several groups in a block of channels; groups that fill the last block have no weights."""
