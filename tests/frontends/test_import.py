@@ -57,6 +57,14 @@ def test_optional_inputs_that_are_absent() -> None:
     agrees(m, X)
 
 
+def test_tiles_of_single_elements_are_broadcasts() -> None:
+    m = model("g (float[1,3] x) => (float[4,3] y) <int64[2] reps = {4, 1}> { y = Tile(x, reps) }")
+    assert [n.op for n in graph(m).nodes] == ["expand"]
+    agrees(m, X[:1])
+    agrees(model("g (float[2,3] x) => (float[4,3] y) <int64[2] reps = {2, 1}> { y = Tile(x, reps) }"), X)
+    agrees(model("g (float[1,3] x) => (float[0,3] y) <int64[2] reps = {0, 1}> { y = Tile(x, reps) }"), X[:1])
+
+
 def test_outputs_that_are_inputs_constants_and_duplicates() -> None:
     m = helper.make_model(helper.make_graph(
         [helper.make_node("Abs", ["x"], ["y"]), helper.make_node("Identity", ["y"], ["z"])], "g",

@@ -58,10 +58,12 @@ def model(outputs: int, parts: tuple[tuple[int, str], ...], bias: bool = True, t
     b, rng = GraphBuilder("g"), np.random.default_rng(0)
     made = []
     for k, (channels, how) in enumerate(parts):
-        size = {"": 12, "repeat": 6, "linear": 5, "nearest": 7, "one": 1}[how]
-        x = b.op("relu", b.input(f"x{k}", TensorType(F32, (2, channels, size, size))))
+        size = {"": 12, "repeat": 6, "linear": 5, "nearest": 7}.get(how, 1)
+        x = b.op("relu", b.input(f"x{k}", TensorType(F32, (2, channels, size, 12 if how == "row" else size))))
         if how in ("repeat", "one"):
             x = b.op("repeat", x, factors=(1, 1, 12 // size, 12 // size))
+        elif how in ("expand", "row"):
+            x = b.op("expand", x, shape=(2, channels, 12, 12))
         elif how == "linear":
             x = linear(b, x, 12, total)
         elif how == "nearest":
@@ -82,7 +84,8 @@ def at_full_size(g: Graph) -> int:
 
 CASES = [
     (24, ((32, "repeat"), (16, "")), 16), (32, ((24, "linear"), (32, "linear"), (16, "")), 16), (16, ((32, "nearest"), (20, "")), 20),
-    (32, ((32, "one"), (48, "")), 48), (20, ((32, "linear"),), 0), (24, ((32, "repeat"), (32, "linear")), 0),
+    (32, ((32, "one"), (48, "")), 48), (32, ((32, "expand"), (16, "")), 16), (24, ((32, "row"), (16, "")), 16), (24, ((32, "expand"),), 0),
+    (20, ((32, "linear"),), 0), (24, ((32, "repeat"), (32, "linear")), 0),
     (200, ((16, "repeat"), (16, "")), 32),  # few channels of many are saved
     (16, ((8, "repeat"), (16, "")), 24),
 ]
@@ -99,6 +102,19 @@ def test_results_stay(case: tuple[int, tuple[tuple[int, str], ...], int], bias: 
     want = bounds(g, inputs)[g.outputs[0].name]
     for strict in (False, True):
         want.check(np.asarray(compile(g, cache=False, strict=strict, threads=2).run(inputs)[g.outputs[0].name]))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_one_vector_beside_signals(flat: bool) -> None:
+    b, rng = GraphBuilder("g"), np.random.default_rng(0)
+    x, v = b.input("x", TensorType(F32, (1, 16, 40))), b.input("v", TensorType(F32, (1, 48) if flat else (1, 48, 1)))
+    one = b.op("reshape", v, shape=(1, 48, 1)) if flat else v
+    joined = b.op("concat", x, b.op("expand", one, shape=(1, 48, 40)), axis=1)
+    w, bias = (b.weight(n, rng.standard_normal(s).astype("f4")) for n, s in (("w", (40, 64, 1)), ("b", (40,))))
+    g = b.graph((b.op("conv", joined, w, bias, strides=(1,), pads=(0, 0), dilations=(1,), groups=1),))
+    assert [n.outputs[0].type.shape[2] for n in clean(g).nodes if n.op == "conv"] == [40, 1]
+    inputs = {i.name: rng.standard_normal(i.type.shape).astype("f4") for i in g.inputs}
+    bounds(g, inputs)[g.outputs[0].name].check(np.asarray(compile(g, cache=False).run(inputs)[g.outputs[0].name]))
 
 
 def test_a_bias_stays_where_the_enlargement_changes_constants() -> None:

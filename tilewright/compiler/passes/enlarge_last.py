@@ -1,4 +1,4 @@
-"""1x1 convolutions of enlarged images are computed on the small ones, and their results enlarged.
+"""1x1 convolutions of enlarged images and signals are computed on the small ones, and their results enlarged.
 
 Requires: biases and batch norms have moved into convolutions. Ensures: no 1x1 convolution reads an image that was enlarged for it
 alone, where that is worth more than the moving of data it costs.
@@ -12,8 +12,9 @@ alone, where that is worth more than the moving of data it costs.
     %y = add(%q, repeat(%p))                 : f32[1,128,40,40]
 
 A 1x1 convolution mixes channels and an enlargement mixes points, both are linear, so they commute: a quarter of the products at a
-doubled size, a sixty-fourth at eight times (decoders of SegFormer and HRNet, feature pyramids of detectors). Sums are associated
-otherwise than the model writes them, so `strict` keeps the order. What an enlargement makes of infinities may be NaN in either
+doubled size, a sixty-fourth at eight times (decoders of SegFormer and HRNet, feature pyramids of detectors), hardly any where one
+vector is repeated at all points (PointNet, pooled images of DeepLab). Sums are associated otherwise than the model writes them, so
+`strict` keeps the order. What an enlargement makes of infinities may be NaN in either
 order, but not at the same channels.
 """
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _enlarged(r: Rewriter, v: Value, outputs: int) -> Enlarged | None:
     """How `v` is made by enlarging a smaller image for one reader, if its convolution is better done before."""
     steps: list[Node] = []
     small = v
-    while (n := r.private(small, "repeat", "resample", "gather")) is not None and _along_points(r, n):
+    while (n := r.private(small, "repeat", "resample", "gather", "expand")) is not None and _along_points(r, n):
         assert n.inputs[0] is not None
         steps.append(n)
         small = n.inputs[0]
@@ -87,6 +88,9 @@ def _along_points(r: Rewriter, n: Node) -> bool:
     """Whether an enlargement leaves channels and images as they are, by tables that do not depend on the data."""
     if n.op == "repeat":
         return n.attrs.factors[:2] == (1, 1)  # type: ignore[attr-defined]
+    if n.op == "expand":
+        x, y = n.operands[0].type, n.outputs[0].type
+        return x.rank == y.rank and x.shape[:2] == y.shape[:2]
     tables = [v for v in n.inputs[1:] if v is not None]
     known = all(r.literal(v) is not None for v in tables) and (n.op == "resample" or tables[0].type.rank == 1)
     return known and n.attrs.axis >= 2  # type: ignore[attr-defined]
@@ -121,7 +125,14 @@ def _convolved(r: Rewriter, n: Node, parts: Sequence[Value], sources: Sequence[E
         bias = None
         one = total is not None and math.prod(y.type.shape[2:]) == 1 and _keeps_constants(r, s)  # then the sum repeats it
         for step in () if one else s.steps:
-            y = b.emit(step.op, (y, *step.inputs[1:]), step.attrs)[0]
+            y = _again(r, step, y)
         total = y if total is None else b.op("add", total, y)
     assert total is not None
     return total
+
+
+def _again(r: Rewriter, step: Node, y: Value) -> Value:
+    """An enlargement of an image of other channels."""
+    if step.op == "expand":
+        return r.b.op("expand", y, shape=(*y.type.shape[:2], *step.outputs[0].type.shape[2:]))
+    return r.b.emit(step.op, (y, *step.inputs[1:]), step.attrs)[0]

@@ -294,6 +294,8 @@ def _tile(n: OnnxNode, b: GraphBuilder) -> Value:
     x, reps = n.need(0), n.ints(1) or ()
     if len(reps) != x.type.rank or min(reps, default=0) < 0:
         raise ShapeError(f"Tile {n.name!r}: repeats {list(reps)} do not fit {x.type}")
+    if all(1 in pair for pair in zip(reps, x.type.shape, strict=True)):
+        return expand(b, x, [r * n_ for r, n_ in zip(reps, x.type.shape, strict=True)])
     apart = reshape(b, x, [d for n_ in x.type.shape for d in (1, n_)])
     y = expand(b, apart, [d for r, n_ in zip(reps, x.type.shape, strict=True) for d in (r, n_)])
     return reshape(b, y, [r * n_ for r, n_ in zip(reps, x.type.shape, strict=True)])
