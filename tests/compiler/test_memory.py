@@ -2,17 +2,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tilewright.ir.ops  # noqa: F401
 from tests.compiler.plan_interpreter import compile_plan
+from tests.precision import bounds
+from tilewright.compiler.compile import compile
 from tilewright.compiler.kernel import Kernel, Ref
 from tilewright.compiler.memory import ALIGN, PAGE, overwrites_safely, plan_arena
 from tilewright.compiler.views import Storage
 from tilewright.ir.builder import GraphBuilder
+from tilewright.ir.expr import Buffer
 from tilewright.ir.program import Compute, Program, compute, reduce
 from tilewright.ir.types import F32, TensorType
 
@@ -87,3 +92,32 @@ def test_in_place_needs_the_same_element_in_the_last_reader() -> None:
         return overwrites_safely(p, 0, 0)
     assert safe(neg) and safe(top, rows)
     assert not safe(flip) and not safe(cols, across) and not safe(total) and not safe(neg, after)
+
+
+def test_rows_that_move_are_not_written_over_those_that_are_yet_to_be_read() -> None:
+    """A norm whose result stands transposed, of a sum that dies in its kernel (a residual block before a recurrent layer)."""
+    b, rng = GraphBuilder("g"), np.random.default_rng(0)
+    x = b.input("x", TensorType(F32, (4, 6, 8)))
+    w, v = (b.weight("w", rng.standard_normal((8, n)).astype("f4")) for n in (8, 16))
+    scale, bias = (b.weight("s", rng.standard_normal(8).astype("f4")) for _ in range(2))
+    first = b.op("matmul", x, w)
+    gates = b.op("matmul", b.op("exp", first), v)
+    one, other = (b.op("slice", gates, starts=(0, 0, k), steps=(1, 1, 1), sizes=(4, 6, 8)) for k in (0, 8))
+    total = b.op("add", first, b.op("mul", b.op("sigmoid", one), other))
+    norm = b.op("layer_norm", total, scale, bias, axes=(2,), epsilon=1e-5)
+    y = b.op("reshape", b.op("transpose", norm, perm=(1, 0, 2)), shape=(24, 8))
+    g = b.graph([b.op("matmul", y, w)])
+    inputs = {"x": rng.standard_normal((4, 6, 8)).astype("f4")}
+    name = g.outputs[0].name
+    bounds(g, inputs)[name].check(np.asarray(compile(g, cache=False, threads=1).run(inputs)[name]))
+
+
+@pytest.mark.parametrize(("strides", "same"), [((48, 8, 1), True), ((8, 32, 1), False), ((48, 1, 6), False), ((56, 8, 1), False)], ids=str)
+def test_in_place_needs_the_same_rows(strides: tuple[int, ...], same: bool) -> None:
+    x = compute("x", F32, (4, 6, 8), lambda i, j, k: 0.0).buffer
+    mean = compute("m", F32, (4, 6), lambda i, j: reduce("sum", (8,), lambda r: x[i, j, r]))
+    copy = compute("t", F32, (4, 6, 8), lambda i, j, k: x[i, j, k] + 1.0)
+    for before in (mean, copy):
+        y = compute("y", F32, (4, 6, 8), lambda i, j, k, b=before: b.buffer[(i, j, k)[:len(b.buffer.shape)]] * 2.0)
+        y = replace(y, buffer=Buffer("y", F32, (4, 6, 8), strides))
+        assert overwrites_safely(Program("p", (x,), (y.buffer,), (before, y)), 0, 0) is same

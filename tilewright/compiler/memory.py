@@ -8,13 +8,15 @@ only with each other.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..ir.affine import Linear, address, flat_address, linear
-from ..ir.expr import Axis, Var, loads, reduces
+from ..ir.expr import Axis, Buffer, Var, loads, reduces
 from ..ir.program import Compute, Program
+from ..ir.types import contiguous_strides
 from .kernel import Kernel
 from .views import Storage
 
@@ -130,11 +132,11 @@ def _store(c: Compute) -> Linear:
 
 def _along_rows(c: Compute, name: str, own: Compute) -> bool:
     """c, whose loops may be shared with those of `own`, reads the buffer at its own axes (the same as own's leading ones)
-    and reduces over whole dimensions after them."""
+    and reduces over whole dimensions after them; its rows lie where `own` stores its rows."""
     for r in loads(c.body):
         if r.buffer.name != name:
             continue
-        if r.where is not None or c.axes != own.axes[:len(c.axes)]:
+        if r.where is not None or c.axes != own.axes[:len(c.axes)] or not _same_rows(r.buffer, own.buffer, len(c.axes)):
             return False
         index = [linear(i) for i in r.index]
         for k, i in enumerate(index):
@@ -142,6 +144,15 @@ def _along_rows(c: Compute, name: str, own: Compute) -> bool:
             if not isinstance(axis, Axis) or not (k < len(c.axes) and axis == c.axes[k] or k >= len(c.axes) and axis in c.reduce_axes):
                 return False
     return True
+
+
+def _same_rows(x: Buffer, y: Buffer, n: int) -> bool:
+    """Whether the rows behind the first n dimensions are runs of memory of equal length, at equal places."""
+    def places(b: Buffer) -> tuple[list[tuple[int, int]], int]:
+        return [(size, step) for size, step in zip(b.shape[:n], b.strides[:n], strict=True) if size > 1], math.prod(b.shape[n:])
+    dense = all(size == 1 or step == run for b in (x, y)
+                for size, step, run in zip(b.shape[n:], b.strides[n:], contiguous_strides(b.shape[n:]), strict=True))
+    return dense and places(x) == places(y)
 
 
 # -- offsets -----------------------------------------------------------------------------------------------------------
