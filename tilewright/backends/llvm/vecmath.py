@@ -204,16 +204,43 @@ def exp32_normal(x: V) -> V:
 def log32(x: V) -> V:
     """Natural logarithm (Cephes' logf polynomial)."""
     tiny = x.lt(2.0**-126)
-    bits = tiny.where(x * 2.0**25, x).bits() - 0x3F3504F3
-    e = bits.ashr(23)
-    k = V(x.b, x.b.sitofp(e.v, x.type)) - tiny.where(x.of(25.0), 0.0)
-    f = ((bits & 0x007FFFFF) + 0x3F3504F3).as_float() - 1.0
+    bits = tiny.where(x * 2.0**25, x).bits() - _ROOT_HALF
+    k = V(x.b, x.b.sitofp(bits.ashr(23).v, x.type)) - tiny.where(x.of(25.0), 0.0)
+    return _log_edges(x, _log32_core(k, _fraction(bits)))
+
+
+def log1p_32(x: V) -> V:
+    """log(1 + x): what u = 1 + x loses by rounding is known exactly, and goes back into the fraction. Where u is near 1, that makes
+    the fraction x itself."""
+    u = x + 1.0
+    lost = x.gt(1.0).where(1.0 - (u - x), x - (u - 1.0))
+    bits = u.bits() - _ROOT_HALF
+    exponent = bits.ashr(23)
+    inverse = x.of(1.0).bits() - (exponent << 23)
+    inverse = inverse.gt(0).where(inverse, 0).as_float()  # 2^-k, or 0 where nothing lost matters
+    k = V(x.b, x.b.sitofp(exponent.v, x.type))
+    y = _log32_core(k, fma(lost, inverse, _fraction(bits))).copysign(x)
+    y = x.eq(INF).where(x, y)
+    y = u.eq(0.0).where(-INF, y)
+    return x.lt(-1.0).where(NAN, x.isnan().where(x, y))
+
+
+_ROOT_HALF = 0x3F3504F3  # bits of sqrt(1/2)
+
+
+def _fraction(bits: V) -> V:
+    """m - 1 for the m in [sqrt(1/2), sqrt(2)) of a number 2^k m whose bits less _ROOT_HALF these are."""
+    return ((bits & 0x007FFFFF) + _ROOT_HALF).as_float() - 1.0
+
+
+def _log32_core(k: V, f: V) -> V:
+    """k ln2 + log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1)."""
     z = f * f
     p = poly(f, (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
                  -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1))
     y = fma(p * f, z, k * -2.12194440e-4)
     y = fma(z, -0.5, y)
-    return _log_edges(x, fma(k, 0.693359375, f + y))
+    return fma(k, 0.693359375, f + y)
 
 
 _EXPM1 = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)  # Cephes' expf
@@ -233,6 +260,23 @@ def tanh32(x: V) -> V:
     s = ((t.bits() << 23) + 0x3F800000).as_float()  # the magic number's own bits are shifted out
     m = fma(s, p, s - 1.0)
     return (m / (m + 2.0)).copysign(x)
+
+
+def expm1_32(x: V) -> V:
+    """e^x - 1 = 2 (2^(n-1) p + 2^(n-1) - 1/2) with p = e^r - 1, and p itself for n = 0, which keeps small x exact. 2^(n-1) is finite
+    up to the largest result."""
+    c = x.atmost(89.0).atleast(-18.0)
+    magic = 1.5 * 2.0**23
+    t = fma(c, 1.44269504, magic)
+    n = t - magic
+    r = fma(n, 2.12194440e-4, fma(n, -0.693359375, c))
+    r2 = r * r
+    c7, c6, c5, c4, c3, c2 = _EXPM1
+    q = fma(r2, fma(r2, fma(x.of(c7), r, c6), fma(x.of(c5), r, c4)), fma(x.of(c3), r, c2))
+    p = fma(r2, q, r)
+    s = (((t.bits() - 1) << 23) + 0x3F800000).as_float()
+    y = fma(s, p, s - 0.5) * 2.0
+    return n.eq(0.0).where(p, y).copysign(x)
 
 
 def erf32(x: V) -> V:
