@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -18,6 +18,7 @@ from tilewright.autotune.in_model import Compared
 from tilewright.autotune.log import Record, Steps, TuningLog, record
 from tilewright.autotune.measure import Measurer, Result
 from tilewright.autotune.replay import LogSource, replay
+from tilewright.autotune.report import text
 from tilewright.autotune.site import SiteTask, Way
 from tilewright.autotune.task import parse_workload
 from tilewright.autotune.tuner import Session
@@ -196,6 +197,16 @@ def test_ways_are_measured_and_an_unknown_one_is_refused() -> None:
         lowered(narrow(), Way("layout", "striped"))
 
 
+def test_ways_that_wait_can_be_cancelled() -> None:
+    """A session whose time is up does not wait for each to be compiled and timed."""
+    task = layouts(narrow())[0]
+    with Measurer(HOST) as m:
+        futures = [m.submit(task, task.steps(o)) for o in (*task.options, *task.options)]
+        assert all(f.cancel() for f in futures[2:])
+        wait(futures)
+        assert futures[0].result().ok and all(f.cancelled() for f in futures[2:])
+
+
 def measured(task: SiteTask, option: str, ns: int) -> Record:
     return record(task.hash, task.workload, task.target, task.threads, task.steps(option), "ok", [ns], None, 0)
 
@@ -226,6 +237,8 @@ def test_tuning_tries_layouts_and_its_log_replays(tmp_path: Path) -> None:
     assert len(tried) > len(sites) and all(r.ok for r in tried), [r.error for r in tried]
     decided = [r for r in TuningLog(log).records() if r.of_model][-1]
     assert sites <= {str(pair[0]) for pair in decided.schedule if isinstance(pair, list)}
+    shown = text(tuned)
+    assert "layout 1x8x20x18" in shown and "trials" in shown
     exe = tw.compile(g, threads=1, schedules=log)
     assert "layout applied" in exe.explain()
     data = arrays(g)

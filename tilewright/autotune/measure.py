@@ -233,7 +233,10 @@ class Measurer:
                     try:
                         self._build(builder, t)
                     except BaseException as e:  # noqa: BLE001  (whoever waits for it gets it, as from any executor)
-                        (t.base if t.steps is None else t.future).set_exception(e)
+                        if t.steps is None:
+                            t.base.set_exception(e)
+                        elif t.future.set_running_or_notify_cancel():
+                            t.future.set_exception(e)
                 with self._lock:
                     self._building -= 1
         finally:
@@ -243,11 +246,13 @@ class Measurer:
         if t.steps is None:
             t.base.set_result(self._code(builder, t.task, []))
             return
-        if not t.future.set_running_or_notify_cancel():
+        if t.future.cancelled():
+            t.future.set_running_or_notify_cancel()  # whoever waits for it is told
             return
         made = self._code(builder, t.task, t.steps) if t.steps else None  # None: the base's code
         if isinstance(made, Result):
-            t.future.set_result(made)
+            if t.future.set_running_or_notify_cancel():
+                t.future.set_result(made)
         else:
             t.built = made
             self._built.put(t)
@@ -279,6 +284,8 @@ class Measurer:
                 wait([t.base for t in batch])
                 with self._turns.measure():
                     for t in batch:
+                        if not t.future.set_running_or_notify_cancel():  # a site's way may have waited for long
+                            continue
                         try:
                             t.future.set_result(self._measure(t))
                         except BaseException as e:  # noqa: BLE001  (the same)

@@ -10,9 +10,11 @@ from ..compiler.schedule.primitives import from_json, to_text
 from .log import Steps
 from .roofline import cells, sentence
 from .schedules import primitive
+from .site import SiteTask, option_of
 from .tuner import TaskState, Tuned
 
 ROOF = ("GFLOP/s", "GB/s", "of roofline")  # by the compiler's own schedule -> by the best found
+LABEL = 48   # characters of a task's label
 CURVES = 7  # tasks whose curves are drawn: those that take longest
 
 
@@ -44,8 +46,9 @@ def _sorted(t: Tuned) -> list[TaskState]:
 
 
 def _row(t: Tuned, s: TaskState) -> tuple[str, ...]:
-    return (s.task.label[:48], str(s.task.uses), time_text(s.default) if s.known else "", time_text(s.seconds) if s.known else "",
-            f"x{s.best:.2f}", str(s.before + len(s.points)), str(sum(s.failures.values()) or ""),
+    way = f" -> {option_of(s.steps)}" if isinstance(s.task, SiteTask) and s.steps else ""
+    return ((s.task.label + way)[:LABEL], str(s.task.uses), time_text(s.default) if s.known else "",
+            time_text(s.seconds) if s.known else "", f"x{s.best:.2f}", str(s.before + len(s.points)), str(sum(s.failures.values()) or ""),
             "yes" if t.chosen.get(s.task.hash) else "", *cells(s, t.ceiling))
 
 

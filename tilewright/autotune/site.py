@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST = 6           # ways of a site that are tried, the heuristic's among them
 NAME = "site"
+PRODUCTS = ("conv", "conv_direct", "matmul")
 _EMPTY = Program(NAME, (), (), ())
 
 
@@ -54,7 +55,7 @@ class SiteTask(Task):
         moved = sum(v.type.size for v in (*self.graph.inputs, *self.graph.outputs))
         flops = 0
         for n in self.graph.nodes:
-            if n.op in ("conv", "conv_direct", "matmul"):
+            if n.op in PRODUCTS:
                 w = n.operands[1].type
                 flops += 2 * n.outputs[0].type.size * (math.prod(w.shape[1:]) if n.op == "conv" else w.shape[0])
         return Work(flops, 4 * moved)
@@ -78,17 +79,30 @@ def site_tasks(low: Lowered, options: Options) -> list[SiteTask]:
     for site, _ in low.sites:
         uses[site.hash] += 1
         found.setdefault(site.hash, site)
-    return [SiteTask(s.workload, _EMPTY, frozenset(), options.target, options.threads, uses[h], s.kind, s.kind, s.graph, s.options,
-                     s.default) for h, s in found.items() if len(s.options) > 1]
+    return [SiteTask(s.workload, _EMPTY, frozenset(), options.target, options.threads, uses[h], label_of(s.kind, s.graph), s.kind, s.graph,
+                     s.options, s.default) for h, s in found.items() if len(s.options) > 1]
 
 
 def parse_site(text: str, target: Target, threads: int = 1) -> SiteTask:
     """The task of a record's text. Raises ModelError where it is damaged."""
+    kind, label, graph = parsed_site(text)
+    return SiteTask(text, _EMPTY, frozenset(), target, threads, 1, label, kind, graph)
+
+
+def parsed_site(text: str) -> tuple[str, str, Graph]:
+    """(kind, label, the part of a graph) of a record's text. Raises ModelError where it is damaged."""
     head, _, body = text.partition("\n")
     if not head.startswith(SITE_HEAD):
         raise ModelError(f"not a site: {text[:80]!r}")
-    kind = head[len(SITE_HEAD):]
-    return SiteTask(text, _EMPTY, frozenset(), target, threads, 1, kind, kind, parse_graph(body))
+    kind, graph = head[len(SITE_HEAD):], parse_graph(body)
+    return kind, label_of(kind, graph), graph
+
+
+def label_of(kind: str, g: Graph) -> str:
+    """For people: the kind and the largest result of its products, "layout 1x255x80x80"."""
+    made = [n.outputs[0].type for n in g.nodes if n.op in PRODUCTS] or [v.type for v in g.outputs]
+    largest = max(made, key=lambda t: t.size)
+    return f"{kind} {'x'.join(map(str, largest.shape))}"
 
 
 def runnable(g: Graph, seed: int) -> Graph:

@@ -202,6 +202,9 @@ class Session:
     # -- the loop ----------------------------------------------------------------------------------------------------
     def run(self) -> None:
         """Until the budget is used, nothing is left to try, or little more is expected. KeyboardInterrupt ends it early."""
+        if not self.states:
+            self.stopped = "everything was tried"
+            return
         self.watch.start(self)
         try:
             self._loop()

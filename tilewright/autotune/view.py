@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from .tuner import Session, TaskState, Watcher
 
+UNLIMITED = 10**8    # trials: more are no budget
 LINE_SECONDS = 5.0   # between lines where there is no terminal
 SHOWN = 16           # tasks in the live table: those that take longest
 
@@ -24,7 +25,7 @@ def default_view() -> Watcher:
 def summary(s: Session) -> str:
     """One line: "81 of 200 trials, 3 failed, kernels 1.31 ms -> 1.12 ms (x1.17), expected gain 2.0%, 12 s, about 20 s left"."""
     failed = sum(sum(x.failures.values()) for x in s.states.values())
-    parts = [f"{s.used} of {s.trials} trials" if s.trials < 10**9 else f"{s.used} trials", f"{failed} failed"]
+    parts = [f"{s.used} of {s.trials} trials" if s.trials < UNLIMITED else f"{s.used} trials", f"{failed} failed"]
     if s.default_seconds:
         parts.append(f"kernels {time_text(s.default_seconds)} -> {time_text(s.tuned_seconds)} (x{s.default_seconds / s.tuned_seconds:.2f})")
         gain = s.scheduler.expected_gain()
@@ -35,7 +36,7 @@ def summary(s: Session) -> str:
 def _left(s: Session) -> float | None:
     """Seconds until the budget is used, by the rate so far."""
     tried = sum(len(x.points) for x in s.states.values())
-    by_trials = (s.trials - s.used) * s.elapsed / tried if tried and s.trials < 10**9 else None
+    by_trials = (s.trials - s.used) * s.elapsed / tried if tried and s.trials < UNLIMITED else None
     by_time = max(0.0, s.seconds - s.elapsed) if s.seconds is not None else None
     known = [x for x in (by_trials, by_time) if x is not None]
     return min(known) if known else None

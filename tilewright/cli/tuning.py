@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ModelError
 from .commands import Model, Precision, ShapeTexts, Strict, TargetName, Threads, _source, _target, app
 from .console import duration, note, table
 
@@ -112,7 +113,14 @@ def show(log: Log, task: Annotated[str, typer.Option(help="only tasks whose hash
 
 
 def _head(r: Record) -> str:
-    """The program's inputs and outputs, shortened."""
+    """The program's inputs and outputs, or a site's label, shortened."""
+    from ..autotune.site import parsed_site
+    from ..compiler.schedule.source import SITE_HEAD
+    if r.workload.startswith(SITE_HEAD):
+        try:
+            return SITE_HEAD + parsed_site(r.workload)[1]
+        except ModelError:
+            pass  # of another version: its first line will do
     line = r.workload.splitlines()[0].removeprefix("program @p").rstrip(" {")
     return line if len(line) <= 90 else line[:87] + "…"
 
