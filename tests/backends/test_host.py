@@ -66,10 +66,12 @@ def test_a_process_that_compiles_little_needs_no_llvm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [[], ["no such program"], [sys.executable, "-c", "raise SystemExit(3)"],
-                                     [sys.executable, "-c", "print(3)"]],
-                         ids=["none", "absent", "fails", "nonsense"])
+                                     [sys.executable, "-c", "print(3)"], [sys.executable, "-c", "import time; time.sleep(600)"]],
+                         ids=["none", "absent", "fails", "nonsense", "waits"])
 def test_without_a_worker_the_process_asks_itself(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = host._ask()
+    if any("sleep" in word for word in command):
+        monkeypatch.setattr(host, "PATIENCE", 0.1)
     monkeypatch.setattr(worker, "llvm_is_loaded", lambda: False)
     monkeypatch.setattr(worker, "command", lambda *options: command)
     assert host._ask() == expected and expected.triple

@@ -6,7 +6,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -18,6 +17,7 @@ from . import fastcall
 from .arguments import Data, Spec, by_name, check_shape, convert, ready, tensor
 from .instance import Instance, Preparation
 from .mapped import MappedFile
+from .once import once
 from .report import Report, explain
 from .target import Target
 
@@ -282,7 +282,7 @@ class Executable:
         return self._model.direct
 
 
-@cache
+@once
 def _native_class() -> type[Executable]:
     code = fastcall.code()
     return Executable if code is None else code.class_of(Executable, Executable.__call__, Executable.run_into)

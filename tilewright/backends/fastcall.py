@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib import import_module
 from typing import TypeVar, cast
 
@@ -21,6 +20,7 @@ from ..errors import InputError, TargetError
 from .cache import ObjectCache
 from .llvm import pycall
 from .llvm.jit import Job, Library, build, load
+from .once import once
 from .plan import Plan
 from .target import Target
 
@@ -93,7 +93,7 @@ class Code:
         return make(ctypes.addressof(spec))
 
 
-@cache
+@once
 def code() -> Code | None:
     """The entry points, None where calls have to be slow."""
     if config.read().slow_calls or not layouts_are_known():

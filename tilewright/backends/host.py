@@ -16,6 +16,7 @@ from .cache import ObjectCache, cache_key
 # Of /proc/cpuinfo, what LLVM's answer depends on: the identity of a processor and its features, on x86 and on ARM.
 _FIELDS = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags",
            "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features")
+PATIENCE = 60.0  # seconds for an interpreter to start: what `sys.executable` names may be a program that waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,10 @@ def _ask() -> Host:
     line = [] if worker.llvm_is_loaded() else worker.command("--host")
     if line:
         try:
-            run = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+            run = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True,
+                                 timeout=PATIENCE)
             if (found := _read(run.stdout)) is not None:
                 return found
-        except (OSError, subprocess.CalledProcessError):  # this process may ask as well
+        except (OSError, subprocess.SubprocessError):  # this process may ask as well
             pass
     return Host(*worker.host())

@@ -29,6 +29,7 @@ from .llvm.team import (
     emit_pool,
     supported,
 )
+from .once import once
 from .target import Target
 
 SPINS = 2000            # looks at a word before a thread sleeps: 20 to 50 µs
@@ -36,7 +37,7 @@ _CROWDED_SPINS = 1      # where there are more threads than cores; inside of a c
 _WIPE_ON_FORK = 18      # MADV_WIPEONFORK, Linux 4.14
 
 
-@cache
+@once
 def pool(threads: int) -> int:
     """Address of this process's pool of that many threads, the caller's included. 0: none is needed, or the system has no
     memory or code for one."""

@@ -146,12 +146,13 @@ def llvm_is_loaded() -> bool:
 
 
 def command(*options: str) -> list[str]:
-    """This program's command line; none where `sys.executable` is no Python interpreter."""
+    """This program's command line; none where `sys.executable` is no Python interpreter, or llvmlite is not there."""
     if "python" not in os.path.basename(sys.executable or "").lower() or getattr(sys, "frozen", False):
         return []
     from importlib.util import find_spec
     spec = find_spec("llvmlite")
-    assert spec and spec.origin, "llvmlite"
+    if spec is None or spec.origin is None:  # importing it says so
+        return []
     return [sys.executable, "-P", __file__, os.path.dirname(os.path.dirname(spec.origin)), *options]
 
 
