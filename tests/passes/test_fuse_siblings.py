@@ -132,3 +132,19 @@ def test_columns_that_are_not_taken_apart_alike_keep_their_order(other: str):
     new = verify(fuse_siblings(old))
     same_results(old, new)
     assert {n.attrs.starts[-1] for n in new.nodes if isinstance(n.attrs, SliceAttrs)} == {0, 10, 20}
+
+
+def test_the_branch_that_fills_no_block_may_come_first():
+    g = graph("""
+        graph @g(%x: f32[1,3,5,5]) -> (f32[1,17,5,5]) {
+          const @w1: f32[1,3,1,1] weight
+          const @w2: f32[16,3,1,1] weight
+          %c1 = conv(%x, @w1) {strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)} : f32[1,1,5,5]
+          %c2 = conv(%x, @w2) {strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1)} : f32[1,16,5,5]
+          %y = concat(%c2, %c1) {axis=1} : f32[1,17,5,5]
+          return %y
+        }""")
+    wide = fuse_siblings(g)
+    verify(wide)
+    assert sum(n.op == "conv" for n in wide.nodes) == 1
+    same_results(g, wide)

@@ -58,7 +58,8 @@ def fuse_siblings(g: Graph, sites: Sites | None = None) -> Graph:
     groups = _find(g, static, sites)
     if not groups:
         return g
-    first = {s.nodes[0].outputs[0].name: s for s in groups}
+    order = {n.outputs[0].name: k for k, n in enumerate(g.nodes) if n.outputs}
+    first = {min((n.outputs[0].name for n in s.nodes), key=order.__getitem__): s for s in groups}  # readers of any come after it
     inside = {name for s in groups for name in s.names}
     users = g.users()
     slices: dict[str, Value] = {}  # end of a chain -> its part of the wide result
