@@ -27,7 +27,7 @@ import numpy as np
 
 from ...ir.graph import Graph, Node, Value
 from ...ir.ops.conv import ConvAttrs
-from ...ir.ops.slices import slice_axis
+from ...ir.ops.slices import concat, slice_axis
 from ...ir.types import F32
 from .rewriting import Rewriter, rewrite
 
@@ -110,13 +110,11 @@ def _convolved(r: Rewriter, n: Node, parts: Sequence[Value], sources: Sequence[E
     b, begins = r.b, np.cumsum([0, *(v.type.shape[1] for v in parts)]).tolist()
 
     def weights(ks: Sequence[int]) -> Value:
-        cuts = [slice_axis(b, w, 1, begins[k], parts[k].type.shape[1]) for k in ks]
-        return cuts[0] if len(cuts) == 1 else b.op("concat", *cuts, axis=1)
+        return concat(b, [slice_axis(b, w, 1, begins[k], parts[k].type.shape[1]) for k in ks], 1)
     full = [k for k, s in enumerate(sources) if s is None]
     total: Value | None = None
     if full:
-        x = parts[full[0]] if len(full) == 1 else b.op("concat", *(parts[k] for k in full), axis=1)
-        total = b.emit("conv", (x, weights(full), *([bias] if bias is not None else [])), n.attrs)[0]
+        total = b.emit("conv", (concat(b, [parts[k] for k in full], 1), weights(full), *([bias] if bias is not None else [])), n.attrs)[0]
         bias = None
     for k, s in enumerate(sources):
         if s is None:
